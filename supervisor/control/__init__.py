@@ -1,0 +1,1 @@
+"""The unix-socket protocol: messages, server, client."""

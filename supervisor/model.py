@@ -1,0 +1,645 @@
+"""The words of Reviver as frozen types: settings, states, events in, effects out.
+
+Standard library only, no behaviour beyond spelling a value. Everything that passes between rooms is one of these values, so two
+threads never share anything that changes. Instants are CLOCK_MONOTONIC seconds; wall time is for people and is named `*_wall`.
+`None` where a duration may be written means "off". The handover and the journal store these values as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+
+class InstanceId(NamedTuple):
+    """One start of a program, numbered for ever upwards and never reused; written `store:7`."""
+
+    program: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.program}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> InstanceId:
+        """The id written as `store:7`. Raises ValueError when it is not of that form."""
+        program, _, number = text.rpartition(":")
+        if not program or not number.isdecimal():
+            raise ValueError(f"{text!r} is not an instance: write it like store:7")
+        return cls(program, int(number))
+
+
+# --- settings: what an operator wrote, typed, with defaults and "auto" decided --------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Resource limits. rlimits are (soft = hard) numbers, None leaves Reviver's own; the last three need cgroups."""
+
+    nofile: int | None = None
+    core: int | None = None  # bytes
+    memory_bytes: int | None = None
+    cpu: float | None = None  # cores
+    processes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSettings:
+    """What decides how an instance starts: a change of any of these is a new build, and moves the program."""
+
+    command: tuple[str, ...]
+    directory: str = "/"  # absolute; a symlink is resolved when the build is made
+    env: tuple[tuple[str, str], ...] = ()  # env_file first, then env; added to Reviver's own
+    user: str = ""
+    group: str = ""
+    umask: int = 0o022
+    nice: int = 0
+    limits: Limits = Limits()
+    sockets: tuple[str, ...] = ()
+    preflight: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSettings:
+    http: str = ""  # a path on the first held socket, or a whole http:// URL
+    tcp: str = ""  # host:port
+    command: tuple[str, ...] = ()
+    heartbeat: bool = False
+    every_s: float = 1.0
+    timeout_s: float = 2.0
+    start_s: float = 60.0
+
+
+class Act(str, Enum):
+    HEAL = "heal"
+    TELL = "tell"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HangSettings:
+    suspect_s: float = 1.0
+    certain_s: float = 10.0
+    blocked_s: float | None = 60.0
+    worker_s: float = 30.0
+    act: Act = Act.HEAL
+
+
+class Retirement(str, Enum):
+    """How a suspect goes once its relief answers."""
+
+    STOP = "stop"
+    WATCH = "watch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliefSettings:
+    extra: int = 0  # "auto" is decided by config from servers.py; `extra_because` is the sentence that says why
+    extra_because: str = ""
+    budget: int = 5
+    retire: Retirement = Retirement.STOP
+    spare: bool = False
+
+
+class RestartWhen(str, Enum):
+    ALWAYS = "always"
+    FAILURE = "failure"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartSettings:
+    when: RestartWhen = RestartWhen.ALWAYS
+    first_s: float = 0.0
+    limit_s: float = 30.0
+    budget: int = 5
+    window_s: float = 600.0
+    healthy_s: float = 60.0
+
+
+class OutputTo(str, Enum):
+    FILE = "file"
+    INHERIT = "inherit"
+    NULL = "null"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSettings:
+    to: OutputTo = OutputTo.FILE
+    rotate_bytes: int | None = 50 * 1024 * 1024
+    keep: int = 10
+    compress: bool = True
+    timestamps: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSettings:
+    probation_s: float = 600.0
+    rollback: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramSettings:
+    """One `[program.NAME]`. Only `launch` makes a new build when it changes; the rest is taken up where it stands."""
+
+    name: str
+    launch: LaunchSettings
+    runbook: str = ""
+    instances: int = 1
+    manual: bool = False  # start = "manual"
+    after: tuple[str, ...] = ()
+    reload: str = "restart"  # or a signal's name without SIG
+    stop: str = "TERM"
+    grace_s: float = 10.0
+    server: str = ""  # the name in servers.py that the command was recognised as; "" is unknown
+    health: HealthSettings = HealthSettings()
+    hang: HangSettings = HangSettings()
+    relief: ReliefSettings = ReliefSettings()
+    restart: RestartSettings = RestartSettings()
+    output: OutputSettings = OutputSettings()
+    release: ReleaseSettings = ReleaseSettings()
+
+
+class Severity(IntEnum):
+    INFO = 0
+    WARNING = 1
+    CRITICAL = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscalationStep:
+    after_s: float = 0.0
+    notify: tuple[str, ...] = ()
+    repeat_s: float | None = None
+    when: Severity = Severity.WARNING
+    programs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StakeholderSettings:
+    notify: tuple[str, ...] = ()
+    after_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonSettings:
+    runtime_dir: str
+    state_dir: str
+    log_dir: str
+    group: str = ""
+    keep_s: float | None = 90 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A whole configuration. `path` is the file it came from, "" for none."""
+
+    path: str
+    daemon: DaemonSettings
+    programs: tuple[ProgramSettings, ...] = ()
+    escalation: tuple[EscalationStep, ...] = ()
+    stakeholders: StakeholderSettings = StakeholderSettings()
+    unused: tuple[str, ...] = ()  # sentences: keys that were accepted and have no effect yet
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------------------
+
+
+class Kind(str, Enum):
+    HEALTHY = "healthy"
+    STARTING = "starting"
+    BUSY = "busy"
+    OVERLOADED = "overloaded"
+    STARVED = "starved"
+    SUSPECT = "suspect"
+    SPINNING = "hung (spinning)"
+    LOCKED = "hung (locked)"  # every thread is parked on a lock
+    BLOCKED = "hung (blocked)"
+    STOPPED = "stopped"
+    UNINTERRUPTIBLE = "uninterruptible"
+    LEAKING = "leaking"
+    UNKNOWN = "unknown"
+
+
+class Scope(str, Enum):
+    REQUEST = "request"
+    WORKER = "worker"
+    INSTANCE = "instance"
+    HOST = "host"
+
+
+class Nature(str, Enum):
+    """What an instance that does not answer is doing: it decides which patience holds."""
+
+    NONE = "none"
+    SPINNING = "spinning"
+    LOCKED = "locked"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the diagnosis concludes. `because` is one sentence with numbers; `since` the instant from which it holds.
+
+    HEALTHY, BUSY and OVERLOADED say that something moves. SUSPECT, SPINNING, LOCKED, BLOCKED and STOPPED say that somebody waits and
+    nothing moved; the hung kinds are given once that has lasted for `certain` or `blocked`. Policy alone decides what follows.
+    """
+
+    kind: Kind
+    because: str
+    since: float
+    scope: Scope = Scope.INSTANCE
+    nature: Nature = Nature.NONE
+
+
+# --- states: what `step` returns and the handover keeps -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One way to run a program: what is launched, from which directory (resolved once), as which release."""
+
+    number: int
+    release: str
+    launch: LaunchSettings
+    directory: str
+
+
+class Preflight(str, Enum):
+    NEEDED = "needed"
+    ASKED = "asked"
+    PASSED = "passed"
+
+
+class State(str, Enum):
+    STARTING = "starting"
+    READY = "ready"
+    SUSPECT = "suspect"
+    RETIRING = "retiring"
+    KILLING = "killing"
+
+
+class Blame(str, Enum):
+    """Why an instance is killed, and so what its exit costs."""
+
+    NOBODY = "nobody"  # it was asked to go: its exit is no failure
+    HANG = "hang"  # counts in the budget, costs no delay
+    START = "start"  # it never became ready: counts, with backoff
+    EXIT = "exit"  # its leader ended by itself; the failure is written down already
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One start. Instants are those of facts, never deadlines."""
+
+    id: InstanceId
+    build: int
+    state: State
+    since: float  # when it entered this state
+    spawned: float
+    relief: bool = False  # started because a suspect was not counted; for people only
+    pid: int | None = None
+    start_ticks: int | None = None  # field 22 of /proc/PID/stat: with the boot id, an identity
+    opened: bool = False  # its gate was opened: it runs
+    ready: float | None = None  # first answered
+    start_s: float | None = None  # a longer time to become ready, that it asked for itself
+    seen: float | None = None  # `at` of the newest look
+    moved: float | None = None  # the last instant at which something is known to have moved
+    excused: float | None = None  # patience counts from here: host sick, uninterruptible, continued
+    verdict: Verdict | None = None
+    look_asked: float | None = None
+    evidence_asked: float | None = None
+    evidence: bool = False  # it was taken
+    replace: bool = False  # an operator wants another in its place
+    pressed: bool = False  # the grace counts while it retires
+    asked: float | None = None  # when its stop signal was sent
+    continued: bool = False  # SIGCONT was sent
+    tries: int = 0  # SIGKILLs sent
+    tried: float | None = None
+    blame: Blame = Blame.NOBODY
+    why: str = ""  # why it retires or is killed, for people
+
+
+class Wanted(str, Enum):
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that people may have to know. `key` is told once per incident."""
+
+    key: str  # "hang", "crash", "crash-loop", ...
+    severity: Severity
+    text: str  # one sentence that is true
+    instance: str = ""  # "store:7"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """From the first bad fact to proven recovery."""
+
+    number: int
+    opened: float
+    severity: Severity
+    told: tuple[str, ...] = ()  # keys of the facts told
+    headline: str = ""  # the text of the worst fact
+    escalated: float = 0.0  # when it became that severe
+    steps: tuple[int, ...] = ()  # escalation steps that were told of this severity
+    channels: tuple[str, ...] = ()  # everybody who was told that it began
+    bad: float = 0.0  # the last instant at which it was not calm
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A build that has to prove itself. `began` is when it was made."""
+
+    build: int
+    began: float
+    failures: int = 0
+    served: bool = False  # an instance of it was ready once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """All that is remembered of one program, and all that a later supervisor needs of it."""
+
+    settings: ProgramSettings
+    build: Build
+    preflight: Preflight = Preflight.PASSED
+    good: Build | None = None  # the last build that was trusted
+    trial: Trial | None = None
+    builds: int = 1  # the highest number given
+    wanted: Wanted = Wanted.UP
+    resting: int = 0  # instances that ended and are not started again
+    removed: bool = False  # no longer in the configuration: goes when its instances are gone
+    instances: tuple[Instance, ...] = ()
+    started: int = 0  # the highest instance number given
+    restarts: int = 0  # starts in the place of one that failed
+    ordered: bool = False  # the programs in `after` were ready, or waited for long enough
+    waiting: float | None = None  # since when it waits for them
+    failures: tuple[float, ...] = ()  # instants, within the window
+    attempt: int = 0  # failures in a row without a healthy run between
+    slow_starts: int = 0  # starts in a row that never became ready in time
+    failed: float | None = None  # the last failure that costs a delay
+    broken: str = ""  # why it cannot be executed at all
+    owed: int = 0  # failures not yet replaced, so that the next start is a restart
+    crash_loop: bool = False
+    reliefs: tuple[float, ...] = ()
+    facts: tuple[Fact, ...] = ()  # not yet told
+    incident: Incident | None = None
+    notes: tuple[Note, ...] = ()  # not yet recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The whole state. `order` is the configuration's; `wakes` says when a program wants to be looked at again."""
+
+    programs: dict[str, Program] = field(default_factory=dict)
+    wakes: dict[str, float] = field(default_factory=dict)
+    escalation: tuple[EscalationStep, ...] = ()
+    draining: bool = False
+    hurried: bool = False
+    incidents: int = 0  # the highest number given
+
+
+# --- events: past participles ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process waits at its gate."""
+
+    id: InstanceId
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """No process came to be. `permanent`: the command cannot be executed; else the world was in the way (a busy port)."""
+
+    id: InstanceId
+    reason: str
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The instance's own process ended. `status` is waitid's: an exit code, or minus a signal's number; None is unknown.
+
+    left   processes of its tree that still live (they were sent SIGKILL once already)
+    words  the ending in words for people: "exit code 3", "killed by SIGSEGV, core dumped"
+    """
+
+    id: InstanceId
+    status: int | None
+    left: int = 0
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """It became ready: it answered for the first time. `how` is for people: "GET /health answered 200"."""
+
+    id: InstanceId
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """It asked for more time to become ready: `start_s` seconds, counted from its spawn."""
+
+    id: InstanceId
+    start_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look at a ready instance saw: at `at`, when something last moved at `since` (None: that is not known)."""
+
+    id: InstanceId
+    at: float
+    since: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceTaken:
+    id: InstanceId
+    summary: str  # one line for people; "" when nothing could be taken
+
+
+@dataclass(frozen=True, slots=True)
+class Preflighted:
+    program: str
+    build: int
+    problem: str  # "" when it passed, else one sentence
+
+
+@dataclass(frozen=True, slots=True)
+class StartAsked:
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartAsked:
+    program: str
+    at_once: bool = False  # --now
+
+
+@dataclass(frozen=True, slots=True)
+class SignalAsked:
+    program: str
+    signal: str  # a name without SIG
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A program of a new configuration with what the disk says of it now."""
+
+    settings: ProgramSettings
+    release: str
+    directory: str  # resolved
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A configuration to take up: programs that are not in it go."""
+
+    programs: tuple[Candidate, ...]
+    escalation: tuple[EscalationStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAsked:
+    """The daemon's own stop; asked a second time it hurries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """An instant came that the last step asked to be woken at."""
+
+
+Event = (
+    Spawned
+    | SpawnFailed
+    | Exited
+    | Answered
+    | Extended
+    | Looked
+    | EvidenceTaken
+    | Preflighted
+    | StartAsked
+    | StopAsked
+    | RestartAsked
+    | SignalAsked
+    | Applied
+    | ShutdownAsked
+    | Woke
+)
+
+# --- effects: imperatives -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunPreflight:
+    """Run the build's preflight commands; answered by Preflighted."""
+
+    program: str
+    build: Build
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a process and keep it at its gate; answered by Spawned or SpawnFailed."""
+
+    id: InstanceId
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open the gate: its pid stands in the handover now. The answer is Answered, or Exited."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send one signal to the instance's own process: its stop signal, CONT, or an operator's. One that is gone is answered by Exited."""
+
+    id: InstanceId
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL to the whole tree, answered by Exited.
+
+    unmoved_since   for a kill by a verdict: look once more first; if something moved later than this instant, do not kill and
+                    answer with Looked. None kills in any case.
+    """
+
+    id: InstanceId
+    unmoved_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look at the instance now; answered by Looked."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class TakeEvidence:
+    """Record what a suspect is doing; answered by EvidenceTaken."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line of the story: for the terminal, the log and the journal.
+
+    subject  "store", or "store:7"
+    name     `noun.past_verb`, stable: scripts filter on it
+    text     what a tired person reads
+    """
+
+    subject: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A message for people, through the named channels (none: the log alone). Never sent twice for one (incident, key, step).
+
+    began_wall  is not known to policy: records add it.
+    """
+
+    incident: int
+    program: str
+    key: str
+    severity: Severity
+    text: str
+    channels: tuple[str, ...]
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The program is gone from the configuration and nothing of it lives: close its sockets and drop its handover."""
+
+    program: str
+
+
+Effect = RunPreflight | Spawn | Open | Signal | Kill | Look | TakeEvidence | Note | Tell | Forget
