@@ -5,63 +5,6 @@ It decides nothing: verbs become events, questions are answered by views. Whatev
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from supervisor.control.backend import Backend, Reading, Story
 
-from supervisor.control.views import About, Vitals
-from supervisor.model import Applied, Event, Fleet, InstanceId, Settings
-
-Story = dict[
-    str, Any
-]  # one note of the journal: {"seq": 12, "at": "2026-01-01T00:00:00.100Z", "subject": "store:7", "name": ..., "text": ...}
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A configuration file as it was read just now, with what the disk says of each program."""
-
-    settings: Settings
-    applied: Applied
-
-
-class Backend(Protocol):
-    """What the control socket needs of the daemon. All of it is called on the loop and returns at once, but for what is awaited."""
-
-    def about(self) -> About: ...
-
-    def fleet(self) -> Fleet:
-        """The state as the last step left it."""
-        ...
-
-    def vitals(self, id: InstanceId) -> Vitals | None:
-        """The newest sample of an instance's tree; None before the first."""
-        ...
-
-    def post(self, event: Event) -> None: ...
-
-    def until(self, predicate: Callable[[Fleet], bool], deadline_s: float) -> Awaitable[bool]:
-        """Ask the predicate now and after each step. True at the first step after which it holds, False after `deadline_s` seconds."""
-        ...
-
-    def read(self, path: str | None) -> Awaitable[Reading]:
-        """Load a configuration in a lane; None is the running one's file, read again.
-
-        raises  config.ConfigErrors, LaneError
-        """
-        ...
-
-    def take_up(self, reading: Reading) -> None:
-        """Make it the running configuration: post its Applied, keep the rest. What SIGHUP does after `read`."""
-        ...
-
-    def events(self, after_seq: int, limit: int, program: str) -> Awaitable[list[Story]]:
-        """The newest `limit` notes later than `after_seq`, oldest first, of one program ("" is all), from the journal in a lane.
-
-        raises  LaneError
-        """
-        ...
-
-    def subscribe(self, callback: Callable[[Story], None]) -> Callable[[], None]:
-        """Call back with each note as it is made, on the loop. The answer is a function that ends it."""
-        ...
+__all__ = ["Backend", "Reading", "Story"]

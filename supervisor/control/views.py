@@ -1,4 +1,4 @@
-"""What people and scripts are told of the fleet, as JSON-able dicts: status, explain, plan. Pure: the instants come as arguments."""
+"""What people and scripts are told of the fleet, as JSON-able dicts: status, explain, plan. Pure: instants come as arguments."""
 
 from __future__ import annotations
 
