@@ -1,4 +1,4 @@
-"""What the control socket needs of the daemon, and nothing more: the daemon implements it, the tests have a small one of their own."""
+"""What the control socket needs of the daemon, and nothing more: the daemon implements it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from supervisor.control.views import About, Vitals
 from supervisor.model import Applied, Event, Fleet, InstanceId, Settings
 
-Story = dict[
-    str, Any
-]  # one note of the journal: {"seq": 12, "at": "2026-01-01T00:00:00.100Z", "subject": "store:7", "name": ..., "text": ...}
+# A note as people get it: {"at": "2026-01-01T00:00:00.100Z", "subject": "store:7", "name": "instance.started", "text": "..."}
+Story = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
