@@ -1,0 +1,171 @@
+"""The sd_notify datagram, both sides: telling a service manager how we are, and hearing it from the programs we supervise.
+
+Standard library only, and of that only what is light: the guard imports this file too. It touches one datagram socket and nothing
+else. It never blocks: a full socket loses the message and says so. It trusts no datagram: what is too long or malformed is ignored,
+the sender is what the kernel says it is, and descriptors that come along are closed.
+
+Who may reach the listener. A program may run as another user, and must find the socket by its path: so the socket is 0666, and the
+directory it stands in has to let strangers through without letting them list it: 0711. Everything else in that directory therefore
+guards itself (0600 files, the control socket's own mode). That anybody on the host may write here costs nothing: a message counts
+only after its sender was found to belong to an instance (`probes.attribute`).
+
+source  sd_notify(3) for the protocol, unix(7) for credentials and descriptors
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+
+STATE_LIMIT_BYTES = 4096  # systemd takes no more in one datagram either
+RECEIVE_LIMIT = 64  # datagrams per call: a program that floods the socket gets its share of a turn of the loop, and no more
+FDS_LIMIT = 16  # descriptors taken from one datagram; the kernel drops what is over
+
+_UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(FDS_LIMIT * array.array("i").itemsize)
+
+
+class Message:
+    """What one process said. `pid` and `uid` are the kernel's word; `state` is the sender's own.
+
+    A plain class: `typing` and `dataclasses` would cost the guard one and two MiB.
+    """
+
+    __slots__ = ("pid", "state", "uid")
+
+    def __init__(self, pid: int, uid: int, state: dict[str, str]) -> None:
+        self.pid = pid
+        self.uid = uid
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"Message(pid={self.pid}, uid={self.uid}, state={self.state})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and (self.pid, self.uid, self.state) == (other.pid, other.uid, other.state)
+
+
+def send(state: str | Mapping[str, str], path: str | None = None, fds: Sequence[int] = ()) -> bool:
+    """Send one state to the service manager, without ever waiting for it.
+
+    state    "READY=1" or {"READY": "1", "STATUS": "..."}; a line break inside a value becomes a space
+    path     of its socket, "@..." for an abstract one; None takes $NOTIFY_SOCKET
+    fds      descriptors to go along (FDSTORE=1); they stay open here
+    returns  False when there is nobody to tell, it does not listen, its queue is full, or the state is over STATE_LIMIT_BYTES
+    """
+    path = os.environ.get("NOTIFY_SOCKET", "") if path is None else path
+    data = _spell(state).encode("utf-8", "replace")
+    if path[:1] not in ("/", "@") or not data or len(data) > STATE_LIMIT_BYTES:
+        return False
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    address = "\0" + path[1:] if path.startswith("@") else path
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sent = sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, address)
+    except OSError:
+        return False
+    return sent == len(data)
+
+
+def _spell(state: str | Mapping[str, str]) -> str:
+    if isinstance(state, str):
+        return state
+    return "\n".join(f"{key}={' '.join(value.splitlines())}" for key, value in state.items())
+
+
+class Listener:
+    """The programs' NOTIFY_SOCKET. Give `fileno()` to the loop's add_reader, and call `receive` when it is readable."""
+
+    def __init__(self, path: str) -> None:
+        """Listen at `path`, in the place of a socket that a dead one left there.
+
+        raises  OSError: a missing directory, a path over 107 bytes, or one where something other than a socket stands
+        """
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            _remove_socket(path)
+            self._socket.bind(path)
+            os.chmod(path, 0o666)
+            self._inode = os.lstat(path).st_ino
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def receive(self) -> Iterator[Message]:
+        """What was sent since the last call, at most RECEIVE_LIMIT datagrams; more of them leave the socket readable.
+
+        Descriptors that came with a message are closed once it has been dealt with, which is when the next one is asked for. That
+        is what BARRIER=1 waits for: a sender such as systemd-notify lives until then, and can still be attributed.
+        """
+        for _ in range(RECEIVE_LIMIT):
+            try:
+                data, ancillary, flags, _ = self._socket.recvmsg(
+                    STATE_LIMIT_BYTES, _ANCILLARY_BYTES, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except (BlockingIOError, InterruptedError):
+                return
+            fds = _descriptors(ancillary)
+            try:
+                message = None if flags & socket.MSG_TRUNC else _message(data, ancillary)
+                if message is not None:
+                    yield message
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket unless somebody else has put theirs in its place."""
+        self._socket.close()
+        try:
+            if os.lstat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+
+def _remove_socket(path: str) -> None:
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> array.array[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds
+
+
+def _message(data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> Message | None:
+    """None for what is no state at all, or comes from a process that cannot be seen from here (pid 0: another pid namespace)."""
+    for level, kind, credentials in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and len(credentials) == _UCRED.size:
+            pid, uid, _ = _UCRED.unpack(credentials)
+            state = _read(data)
+            return Message(pid, uid, state) if pid > 0 and state else None
+    return None
+
+
+def _read(data: bytes) -> dict[str, str]:
+    """The keys and values of a state. Of a key given twice the first counts, as systemd reads it."""
+    data = data.removesuffix(b"\0")
+    state: dict[str, str] = {}
+    if b"\0" in data:
+        return state
+    for line in data.decode("utf-8", "replace").split("\n"):
+        key, equals, value = line.partition("=")
+        if key and equals:
+            state.setdefault(key, value)
+    return state
