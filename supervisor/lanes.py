@@ -127,7 +127,7 @@ class Lane:
             result, error = None, None
             try:
                 result = job.call(*job.args)
-            except Exception as problem:  # whatever the call raises belongs to who asked for it
+            except Exception as problem:  # noqa: BLE001  whatever the call raises belongs to who asked for it
                 error = problem
             with self._ready:
                 mine = self._current is job

@@ -8,7 +8,7 @@ threads never share anything that changes. Instants are CLOCK_MONOTONIC seconds;
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 
@@ -71,7 +71,7 @@ class HealthSettings:
     start_s: float = 60.0
 
 
-class Act(str, Enum):
+class Act(StrEnum):
     HEAL = "heal"
     TELL = "tell"
 
@@ -85,7 +85,7 @@ class HangSettings:
     act: Act = Act.HEAL
 
 
-class Retirement(str, Enum):
+class Retirement(StrEnum):
     """How a suspect goes once its relief answers."""
 
     STOP = "stop"
@@ -101,7 +101,7 @@ class ReliefSettings:
     spare: bool = False
 
 
-class RestartWhen(str, Enum):
+class RestartWhen(StrEnum):
     ALWAYS = "always"
     FAILURE = "failure"
     NEVER = "never"
@@ -117,7 +117,7 @@ class RestartSettings:
     healthy_s: float = 60.0
 
 
-class OutputTo(str, Enum):
+class OutputTo(StrEnum):
     FILE = "file"
     INHERIT = "inherit"
     NULL = "null"
@@ -205,7 +205,7 @@ class Settings:
 # --- verdicts -------------------------------------------------------------------------------------------------------------------
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     HEALTHY = "healthy"
     STARTING = "starting"
     BUSY = "busy"
@@ -221,14 +221,14 @@ class Kind(str, Enum):
     UNKNOWN = "unknown"
 
 
-class Scope(str, Enum):
+class Scope(StrEnum):
     REQUEST = "request"
     WORKER = "worker"
     INSTANCE = "instance"
     HOST = "host"
 
 
-class Nature(str, Enum):
+class Nature(StrEnum):
     """What an instance that does not answer is doing: it decides which patience holds."""
 
     NONE = "none"
@@ -241,8 +241,8 @@ class Nature(str, Enum):
 class Verdict:
     """What the diagnosis concludes. `because` is one sentence with numbers; `since` the instant from which it holds.
 
-    HEALTHY, BUSY and OVERLOADED say that something moves. SUSPECT, SPINNING, LOCKED, BLOCKED and STOPPED say that somebody waits and
-    nothing moved; the hung kinds are given once that has lasted for `certain` or `blocked`. Policy alone decides what follows.
+    HEALTHY, BUSY and OVERLOADED say that something moves. SUSPECT, SPINNING, LOCKED, BLOCKED and STOPPED say that somebody waits
+    and nothing moved; the hung kinds are given once that has lasted for `certain` or `blocked`. Policy alone decides what follows.
     """
 
     kind: Kind
@@ -265,13 +265,13 @@ class Build:
     directory: str
 
 
-class Preflight(str, Enum):
+class Preflight(StrEnum):
     NEEDED = "needed"
     ASKED = "asked"
     PASSED = "passed"
 
 
-class State(str, Enum):
+class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
     SUSPECT = "suspect"
@@ -279,7 +279,7 @@ class State(str, Enum):
     KILLING = "killing"
 
 
-class Blame(str, Enum):
+class Blame(StrEnum):
     """Why an instance is killed, and so what its exit costs."""
 
     NOBODY = "nobody"  # it was asked to go: its exit is no failure
@@ -307,11 +307,15 @@ class Instance:
     moved: float | None = None  # the last instant at which something is known to have moved
     excused: float | None = None  # patience counts from here: host sick, uninterruptible, continued
     verdict: Verdict | None = None
+    fresh: bool = False  # the newest look came in this very step: only such a look kills what serves
     look_asked: float | None = None
-    evidence_asked: float | None = None
-    evidence: bool = False  # it was taken
+    suspected: float | None = None  # when it became suspect last
+    evidence: str | None = None  # what was taken of it, in one line; None: nothing yet
+    reported: bool = False  # people were told of this suspicion
     replace: bool = False  # an operator wants another in its place
-    pressed: bool = False  # the grace counts while it retires
+    pressed: float | None = (
+        None  # since when the grace counts while it retires: a stop, a shutdown, --now, a successor that needs it gone
+    )
     asked: float | None = None  # when its stop signal was sent
     continued: bool = False  # SIGCONT was sent
     tries: int = 0  # SIGKILLs sent
@@ -320,7 +324,7 @@ class Instance:
     why: str = ""  # why it retires or is killed, for people
 
 
-class Wanted(str, Enum):
+class Wanted(StrEnum):
     UP = "up"
     DOWN = "down"
 
@@ -343,11 +347,11 @@ class Incident:
     opened: float
     severity: Severity
     told: tuple[str, ...] = ()  # keys of the facts told
-    headline: str = ""  # the text of the worst fact
+    headline: Fact | None = None  # the worst fact, the first of its severity
     escalated: float = 0.0  # when it became that severe
-    steps: tuple[int, ...] = ()  # escalation steps that were told of this severity
+    steps: tuple[int, ...] = ()  # the escalation steps that were told
     channels: tuple[str, ...] = ()  # everybody who was told that it began
-    bad: float = 0.0  # the last instant at which it was not calm
+    calm: float | None = None  # since when all is as it should be
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +362,7 @@ class Trial:
     began: float
     failures: int = 0
     served: bool = False  # an instance of it was ready once
+    lost: str = ""  # why it cannot be trusted any more, before it is given up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,6 +372,7 @@ class Program:
     settings: ProgramSettings
     build: Build
     preflight: Preflight = Preflight.PASSED
+    preflight_asked: float | None = None
     good: Build | None = None  # the last build that was trusted
     trial: Trial | None = None
     builds: int = 1  # the highest number given
@@ -386,6 +392,8 @@ class Program:
     owed: int = 0  # failures not yet replaced, so that the next start is a restart
     crash_loop: bool = False
     reliefs: tuple[float, ...] = ()
+    signals: tuple[str, ...] = ()  # asked by an operator, not yet sent
+    unserved: float | None = None  # since when no instance is ready, while some are wanted
     facts: tuple[Fact, ...] = ()  # not yet told
     incident: Incident | None = None
     notes: tuple[Note, ...] = ()  # not yet recorded
@@ -393,7 +401,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The whole state. `order` is the configuration's; `wakes` says when a program wants to be looked at again."""
+    """The whole state. Programs stand in the configuration's order; `wakes` says when one wants to be settled again."""
 
     programs: dict[str, Program] = field(default_factory=dict)
     wakes: dict[str, float] = field(default_factory=dict)
@@ -506,6 +514,7 @@ class Candidate:
     settings: ProgramSettings
     release: str
     directory: str  # resolved
+    started: int = 0  # the highest instance number known from earlier lives
 
 
 @dataclass(frozen=True, slots=True)
@@ -573,7 +582,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Send one signal to the instance's own process: its stop signal, CONT, or an operator's. One that is gone is answered by Exited."""
+    """Send one signal to the instance's own process: its stop signal, CONT, or an operator's. Exited answers when it is gone."""
 
     id: InstanceId
     signal: str

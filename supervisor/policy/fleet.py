@@ -1,0 +1,116 @@
+"""All programs: routing, order, shutdown. `step` is the only door to policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from supervisor.model import (
+    Applied,
+    Effect,
+    Event,
+    Fleet,
+    Forget,
+    Preflighted,
+    Program,
+    RestartAsked,
+    ShutdownAsked,
+    SignalAsked,
+    StartAsked,
+    State,
+    StopAsked,
+    Wanted,
+    Woke,
+)
+from supervisor.policy import program as one
+from supervisor.policy.clock import Clock
+from supervisor.policy.wanted import World, gone
+
+
+def step(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Effect, ...], float | None]:
+    """Take one event up.
+
+    now      monotonic seconds, never less than in the last step
+    returns  the next fleet; what is to be done, in this order; and when to step again with `Woke` at the latest (None: no need)
+
+    Only the programs that the event names are settled, those whose own wake is due, and the neighbours in `after` of what changed.
+    """
+    fleet, names = _hear(fleet, event, now)
+    due = [name for name, wake in fleet.wakes.items() if wake <= now]
+    fleet, effects = _settle(fleet, dict.fromkeys((*names, *due)), now)
+    return fleet, effects, min(fleet.wakes.values(), default=None)
+
+
+def drained(fleet: Fleet) -> bool:
+    """Whether a shutdown has come to its end: nothing lives but what cannot be killed."""
+    return fleet.draining and all(gone(program) for program in fleet.programs.values())
+
+
+def _hear(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, Iterable[str]]:
+    match event:
+        case Woke():
+            return fleet, ()
+        case ShutdownAsked():
+            return replace(fleet, draining=True, hurried=fleet.draining), tuple(fleet.programs)
+        case Applied():
+            return _applied(fleet, event, now), tuple(fleet.programs) + tuple(c.settings.name for c in event.programs)
+        case Preflighted() | StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
+            name = event.program
+        case _:
+            name = event.id.program
+    known = fleet.programs.get(name)
+    if known is None:
+        return fleet, ()
+    return replace(fleet, programs={**fleet.programs, name: one.hear(known, event, now)}), (name,)
+
+
+def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
+    """The programs of a new configuration, in its order, then those that are not in it any more and have to go."""
+    programs: dict[str, Program] = {}
+    for candidate in event.programs:
+        name = candidate.settings.name
+        known = fleet.programs.get(name)
+        programs[name] = one.create(candidate) if known is None else one.apply(known, candidate, now)
+    for name, known in fleet.programs.items():
+        if name not in programs:
+            programs[name] = replace(known, removed=True, wanted=Wanted.DOWN)
+    return replace(fleet, programs=programs, escalation=event.escalation)
+
+
+def _settle(fleet: Fleet, names: dict[str, None], now: float) -> tuple[Fleet, tuple[Effect, ...]]:
+    effects: list[Effect] = []
+    programs, wakes, incidents = dict(fleet.programs), dict(fleet.wakes), fleet.incidents
+    left = 10 * len(programs) + 10  # each change of a program settles its neighbours again: far more than any order needs
+    queue = list(names)
+    while queue:
+        left -= 1
+        assert left >= 0, "the programs do not settle"
+        name = queue.pop(0)
+        if name not in programs:
+            continue
+        before, clock = programs[name], Clock(now)
+        world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents)
+        program, more = one.settle(before, world, clock)
+        effects += more
+        incidents = max(incidents, program.incident.number if program.incident is not None else 0)
+        programs[name] = program
+        wakes.pop(name, None)
+        if clock.wake is not None:
+            wakes[name] = clock.wake
+        if program.removed and not program.instances:
+            del programs[name]
+            wakes.pop(name, None)
+            effects.append(Forget(name))
+        if _matters(before) != _matters(program) or name not in programs:
+            queue += [other for other in _neighbours(programs, program) if other not in queue]
+    return replace(fleet, programs=programs, wakes=wakes, incidents=incidents), tuple(effects)
+
+
+def _matters(program: Program) -> tuple[bool, bool]:
+    """What neighbours in `after` wait for: that it is ready, that it is gone."""
+    return any(i.state is State.READY for i in program.instances), gone(program)
+
+
+def _neighbours(programs: dict[str, Program], program: Program) -> list[str]:
+    name = program.settings.name
+    return [other for other, p in programs.items() if name in p.settings.after or other in program.settings.after]

@@ -1,0 +1,166 @@
+"""What a failure costs: backoff, budgets, trust in a build, and what rests.
+
+Pure functions over a program's past. A failure is an exit nobody asked for, a start that never became ready, or a proven hang.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import replace
+
+from supervisor.model import (
+    Blame,
+    Exited,
+    Fact,
+    Instance,
+    Program,
+    RestartSettings,
+    RestartWhen,
+    Severity,
+    SpawnFailed,
+    State,
+    Trial,
+)
+from supervisor.policy.words import note, spell
+
+STEP_S = 0.5  # the first restart after an unhealthy run waits this long, each further one twice the last
+JITTER = 0.2  # so that many hosts that failed together do not start together
+SLOWEST = 64  # an attempt so late that only `limit` counts
+SLOW_STARTS = 3  # the time to become ready is doubled for each such start in a row, up to 2**3 times
+
+
+def backoff_s(settings: RestartSettings, attempt: int, seed: str) -> float:
+    """Seconds to wait before restart number `attempt`.
+
+    attempt  0-based; 0 is the first restart after a healthy run
+    seed     what the jitter is drawn from: the same seed gives the same answer, so that a recorded incident can be replayed
+    returns  in [settings.first_s, settings.limit_s * (1 + JITTER)]
+    source   exponential backoff with jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015)
+    """
+    if attempt <= 0:
+        return settings.first_s
+    base_s = min(settings.limit_s, max(settings.first_s, math.ldexp(STEP_S, min(attempt - 1, SLOWEST))))
+    return base_s * (1.0 + JITTER * zlib.crc32(seed.encode()) / 2**32)
+
+
+def next_start(program: Program) -> float | None:
+    """The instant before which nothing is started because of past failures; None: nothing is in the way."""
+    if program.failed is None:
+        return None
+    attempt = SLOWEST if program.crash_loop or program.broken else program.attempt
+    return program.failed + backoff_s(program.settings.restart, attempt, f"{program.settings.name}:{program.started}")
+
+
+def start_limit_s(program: Program, instance: Instance) -> float:
+    """Seconds that an instance has, from its spawn, to become ready."""
+    own_s = program.settings.health.start_s * (1 << min(program.slow_starts, SLOW_STARTS))
+    return max(own_s, instance.start_s or 0.0)
+
+
+def healthy_run(program: Program, instance: Instance, now: float) -> bool:
+    """Whether the instance had been ready for so long that the past is forgotten."""
+    return instance.ready is not None and now - instance.ready >= program.settings.restart.healthy_s
+
+
+def ended(program: Program, instance: Instance, event: Exited, now: float) -> Program:
+    """The instance's own process is gone; what that costs. Its tree may still live (`event.left`): it is not removed here."""
+    words = event.words or "ended, and its exit status is unknown"
+    match instance.state, instance.blame:
+        case State.KILLING, Blame.EXIT:
+            return program
+        case State.KILLING, Blame.HANG:
+            return fail(
+                note(program, "instance.killed", f"killed: {instance.why}", instance), instance, now, instance.why, delayed=False
+            )
+        case State.KILLING, Blame.START:
+            program = replace(program, slow_starts=program.slow_starts + 1)
+            program = note(program, "instance.killed", f"killed: {instance.why}", instance)
+            return _told(
+                fail(program, instance, now, instance.why, delayed=True), instance, "start", f"{instance.id} {instance.why}; killed"
+            )
+        case ((State.RETIRING | State.KILLING), _):
+            return note(
+                program,
+                "instance.stopped",
+                f"stopped ({words}) {spell(now - instance.since)} after it was {_asked(instance)}",
+                instance,
+            )
+        case _:
+            return _unasked(program, instance, event, words, now)
+
+
+def _asked(instance: Instance) -> str:
+    return "killed" if instance.state is State.KILLING else "asked to"
+
+
+def _unasked(program: Program, instance: Instance, event: Exited, words: str, now: float) -> Program:
+    """It ended and nobody had asked for it."""
+    when = program.settings.restart.when
+    age = (
+        f"ready for {spell(now - instance.ready)}"
+        if instance.ready is not None
+        else f"started {spell(now - instance.spawned)} before, never ready"
+    )
+    if when is RestartWhen.FAILURE and event.status == 0:
+        program = note(program, "instance.ended", f'ended by itself ({words}); it rests (when = "failure")', instance)
+        return replace(program, resting=program.resting + 1)
+    program = note(program, "instance.failed", f"ended by itself: {words}; it had been {age}", instance)
+    program = _told(program, instance, "crash", f"{instance.id} ended by itself: {words}; it had been {age}")
+    if when is RestartWhen.NEVER:
+        return replace(program, resting=program.resting + 1)
+    return fail(program, instance, now, words, delayed=True)
+
+
+def spawn_failed(program: Program, instance: Instance, event: SpawnFailed, now: float) -> Program:
+    """No process came to be: the slowest pace when the command cannot be executed, else backoff. Never a crash loop."""
+    name = program.settings.name
+    program = note(program, "instance.failed", f"cannot be started: {event.reason}", instance)
+    text = f"{name} cannot be started: {event.reason}"
+    trial = _tried(program, instance, text) if event.permanent else program.trial
+    return _told(
+        replace(program, failed=now, attempt=program.attempt + 1, broken=event.reason if event.permanent else "", trial=trial),
+        instance,
+        "cannot-start",
+        text,
+        Severity.CRITICAL,
+    )
+
+
+def fail(program: Program, instance: Instance, now: float, text: str, *, delayed: bool) -> Program:
+    """Write down one failure of `instance`. `delayed`: the next start waits for the backoff; a proven hang costs no delay."""
+    settings = program.settings.restart
+    failures = (*(f for f in program.failures if now - f < settings.window_s), now)
+    looping = len(failures) > settings.budget * program.settings.instances
+    attempt = program.attempt
+    if delayed:
+        attempt = 0 if healthy_run(program, instance, now) else attempt + 1
+    failed = replace(
+        program,
+        failures=failures,
+        attempt=attempt,
+        failed=now if delayed or looping else program.failed,
+        crash_loop=program.crash_loop or looping,
+        owed=program.owed + 1,
+        trial=_tried(program, instance, text),
+    )
+    if looping and not program.crash_loop:
+        because = f"{len(failures)} failures within {spell(now - failures[0])}, the last: {text}"
+        story = f"crash loop: {because}; it goes on, one start each {spell(settings.limit_s)}"
+        failed = note(failed, "program.crash_looped", story)
+        failed = _told(failed, instance, "crash-loop", f"{program.settings.name} is in a {story}", Severity.CRITICAL)
+    return failed
+
+
+def _tried(program: Program, instance: Instance, text: str) -> Trial | None:
+    """What a failure of `instance` does to the build on trial: lost when it never served, for a hang, and by the second failure."""
+    trial = program.trial
+    if trial is None or instance.build != trial.build or trial.lost:
+        return trial
+    failures = trial.failures + 1
+    lost = not trial.served or failures >= 2 or instance.blame is Blame.HANG
+    return replace(trial, failures=failures, lost=text if lost else "")
+
+
+def _told(program: Program, instance: Instance, key: str, text: str, severity: Severity = Severity.WARNING) -> Program:
+    return replace(program, facts=(*program.facts, Fact(key, severity, text, str(instance.id))))

@@ -1,0 +1,109 @@
+"""Pure questions about a program: how many are wanted, which count, which are stale, whose patience is how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from supervisor.model import Act, EscalationStep, HangSettings, Instance, Kind, Nature, Program, State, Verdict, Wanted
+
+SUSPICIOUS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED})
+HUNG = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
+MOVING = frozenset({Kind.HEALTHY, Kind.BUSY, Kind.OVERLOADED, Kind.LEAKING})
+EXCUSED = frozenset({Kind.STARVED, Kind.UNINTERRUPTIBLE})
+
+COMPANY = 1.5  # patience, once others lived beside it: they compete for the processors
+SERVED = 3.0  # patience while another serves or starts: nobody waits for this one
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a program may know of the rest of the fleet."""
+
+    programs: Mapping[str, Program]
+    escalation: tuple[EscalationStep, ...] = ()
+    draining: bool = False
+    hurried: bool = False
+    incidents: int = 0  # the highest number given
+
+
+def wanted(program: Program, world: World) -> int:
+    """How many instances should be ready now."""
+    if program.wanted is Wanted.DOWN or program.removed or world.draining:
+        return 0
+    up = max(0, program.settings.instances - program.resting)
+    return up + 1 if program.settings.relief.spare and up else up
+
+
+def ceiling(program: Program, world: World) -> int:
+    """How many instances may live at once, whatever their state."""
+    return wanted(program, world) + program.settings.relief.extra
+
+
+def alone(program: Program) -> bool:
+    """Whether no instance may run beside another's successor (`extra = 0`)."""
+    return program.settings.relief.extra == 0
+
+
+def stale(program: Program, instance: Instance) -> bool:
+    """Whether another should stand in its place: it is of another build, or an operator asked for it."""
+    return instance.replace or instance.build != program.build.number
+
+
+def leaving(instance: Instance) -> bool:
+    return instance.state in (State.RETIRING, State.KILLING)
+
+
+def counts(program: Program, instance: Instance) -> bool:
+    """Whether it is one of the wanted: it serves or will, and is not to be replaced.
+
+    A relief of the last good build counts while a new build is on trial; a suspect counts where Reviver may only tell.
+    """
+    if alone(program):
+        return True
+    if instance.state is State.SUSPECT:
+        return program.settings.hang.act is Act.TELL
+    fits = not stale(program, instance) or (instance.relief and not instance.replace and program.trial is not None)
+    return fits and instance.state in (State.STARTING, State.READY)
+
+
+def ready(program: Program) -> int:
+    return sum(1 for instance in program.instances if instance.state is State.READY)
+
+
+def suspects(program: Program) -> tuple[Instance, ...]:
+    return tuple(i for i in program.instances if i.state is State.SUSPECT)
+
+
+def unkillable(instance: Instance) -> bool:
+    """Whether SIGKILL was sent twice and it still lives: nobody waits for it any more."""
+    return instance.state is State.KILLING and instance.tries > 2
+
+
+def gone(program: Program) -> bool:
+    """Whether nothing of it lives that could still end."""
+    return all(unkillable(instance) for instance in program.instances)
+
+
+def dependents(program: Program, world: World) -> tuple[Program, ...]:
+    """The programs that name this one in `after`."""
+    name = program.settings.name
+    return tuple(p for p in world.programs.values() if name in p.settings.after)
+
+
+def may_leave(program: Program, world: World) -> bool:
+    """Whether a stop of the daemon may take it: those that need it are gone."""
+    return world.hurried or all(gone(other) for other in dependents(program, world))
+
+
+def patience_s(program: Program, instance: Instance, hang: HangSettings, verdict: Verdict) -> float | None:
+    """Seconds without any movement after which this verdict is a proof; None: never (`blocked = "off"`)."""
+    base_s = hang.certain_s if verdict.nature in (Nature.SPINNING, Nature.LOCKED) else hang.blocked_s
+    if base_s is None:
+        return None
+    others = [other for other in program.instances if other.id != instance.id]
+    if any(other.state in (State.READY, State.STARTING) for other in others):
+        return base_s * SERVED
+    since = instance.suspected if instance.suspected is not None else instance.since
+    companions = bool(others) or any(at >= since for at in program.reliefs)
+    return base_s * COMPANY if companions else base_s

@@ -1,0 +1,24 @@
+"""How policy speaks: durations for people, and lines of the story."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from supervisor.model import Instance, Note, Program
+
+
+def spell(seconds: float) -> str:
+    """A duration for people, in two significant places: "0.6 s", "62 s", "12 min", "3.5 h"."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def note(program: Program, name: str, text: str, instance: Instance | None = None) -> Program:
+    """The program with one more line of its story, about the instance or the program itself."""
+    subject = program.settings.name if instance is None else str(instance.id)
+    return replace(program, notes=(*program.notes, Note(subject, name, text)))
