@@ -1,0 +1,54 @@
+"""Values on their way to a lane: bounded, taken in batches, and what does not fit is counted.
+
+Any thread may add; the lane's thread takes all that waits at once, so that a burst is written in one go. Promises that adding never
+blocks, that the order is kept, and that every value was either given to `flush` or counted as lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from supervisor.lanes import Lane
+
+T = TypeVar("T")
+
+
+class Backlog(Generic[T]):
+    """The queue in front of one writer. `flush(values, lost_count)` runs in the lane; the lost ones belong after the values."""
+
+    def __init__(self, lane: Lane, flush: Callable[[list[T], int], None], *, limit: int) -> None:
+        """limit: values that may wait while a batch is being written."""
+        self._lane = lane
+        self._flush = flush
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._waiting: list[T] = []
+        self._lost = 0
+        self._asked = False
+
+    def add(self, value: T, *, reserve: int = 0) -> bool:
+        """Hand one value over; False: it did not fit, and is counted. `reserve`: how far beyond the limit this one may go."""
+        with self._lock:
+            if len(self._waiting) >= self._limit + reserve:
+                self._lost += 1
+                return False
+            self._waiting.append(value)
+            if self._asked:
+                return True
+            self._asked = True
+        if not self._lane.put(self._work):
+            with self._lock:
+                self._asked = False
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                values, lost = self._waiting, self._lost
+                self._waiting, self._lost = [], 0
+                self._asked = bool(values or lost)
+                if not self._asked:
+                    return
+            self._flush(values, lost)

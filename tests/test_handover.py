@@ -1,0 +1,126 @@
+"""The handover: what was written is what a later supervisor reads, whatever happened in between."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from supervisor.model import Build, Instance, InstanceId, LaunchSettings, Program, ProgramSettings, State
+from supervisor.records.handover import Handover, boot_id
+from tests.disk import fill, free, small_disk
+
+BOOT = "boot-1"
+LAUNCH = LaunchSettings(command=("sleep", "9"))
+
+# JSON holds neither bytes that are no UTF-8 (configuration refuses them) nor infinities ("off" is None)
+st.register_type_strategy(str, st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
+st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
+st.register_type_strategy(int, st.integers(-(2**62), 2**62))
+
+
+def program(name: str = "store") -> Program:
+    instance = Instance(id=InstanceId(name, 7), build=1, state=State.READY, since=2.5, spawned=1.0, pid=4242, start_ticks=99)
+    return Program(
+        settings=ProgramSettings(name=name, launch=LAUNCH), build=Build(1, "4f2a91c", LAUNCH, "/"), instances=(instance,)
+    )
+
+
+@pytest.fixture
+def remarks() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def handover(tmp_path: Path, remarks: list[str]) -> Iterator[Handover]:
+    made = Handover(str(tmp_path), BOOT, remarks.append)
+    yield made
+    made.close()
+
+
+@hypothesis_settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(value=st.builds(Program))
+def test_read_all_gives_any_program_back_as_it_was(handover: Handover, value: Program) -> None:
+    value = replace(value, settings=replace(value.settings, name="store"))
+    assert handover.write(value) == ""
+    assert handover.read_all() == (value,)
+
+
+def test_write_replaces_and_drop_removes(handover: Handover, tmp_path: Path) -> None:
+    first, second = program("api"), program("store")
+    for value in (first, second, replace(second, restarts=3)):
+        assert handover.write(value) == ""
+    assert handover.read_all() == (first, replace(second, restarts=3))
+    handover.drop("api")
+    handover.drop("api")
+    assert [path.name for path in (tmp_path / "handover").iterdir()] == ["store.json"]
+
+
+def test_files_are_for_the_owner_alone(handover: Handover, tmp_path: Path) -> None:
+    handover.write(program())
+    assert (tmp_path / "handover").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "handover" / "store.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_read_all_says_and_skips_what_it_cannot_use(handover: Handover, tmp_path: Path, remarks: list[str]) -> None:
+    handover.write(program("store"))
+    folder = tmp_path / "handover"
+    (folder / "cut.json").write_bytes((folder / "store.json").read_bytes()[:-20])
+    (folder / "other.json").write_text('{"boot": "boot-1", "program": {"settings": 3}}')
+    (folder / "binary.json").write_bytes(b"\xff\xfe\x00")
+    (folder / "folder.json").mkdir()
+    (folder / "half.json.new").write_text("{")
+    assert handover.read_all() == (program("store"),)
+    assert [remark.split(": ")[0].rpartition("/")[2] for remark in remarks] == [
+        "binary.json",
+        "cut.json",
+        "folder.json",
+        "other.json",
+    ]
+
+
+def test_read_all_of_another_boot_is_empty(handover: Handover, tmp_path: Path, remarks: list[str]) -> None:
+    handover.write(program())
+    later = Handover(str(tmp_path), "boot-2", remarks.append)
+    assert later.read_all() == ()
+    assert remarks == []
+    later.close()
+
+
+def test_write_on_a_full_disk_says_so_and_keeps_the_old_file(remarks: list[str]) -> None:
+    with small_disk() as disk:
+        handover = Handover(str(disk), BOOT, remarks.append)
+        assert handover.write(program()) == ""
+        fill(disk)
+        sentence = handover.write(replace(program(), restarts=9))
+        assert "store.json" in sentence
+        assert "No space left on device" in sentence
+        assert handover.read_all() == (program(),)
+        free(disk)
+        assert handover.write(replace(program(), restarts=9)) == ""
+        assert handover.read_all() == (replace(program(), restarts=9),)
+        handover.close()
+
+
+def test_write_after_the_folder_was_removed_makes_it_again(handover: Handover, tmp_path: Path) -> None:
+    handover.write(program())
+    shutil.rmtree(tmp_path / "handover")
+    assert handover.write(program()) == ""
+    assert handover.read_all() == (program(),)
+
+
+def test_write_of_bytes_that_are_no_text_is_a_sentence(handover: Handover) -> None:
+    odd = replace(LAUNCH, env=(("NAME", "\udc80"),))
+    value = program()
+    assert "not UTF-8" in handover.write(replace(value, settings=replace(value.settings, launch=odd)))
+
+
+def test_boot_id_is_one_name_for_this_boot() -> None:
+    assert len(boot_id()) == 36
+    assert boot_id() == boot_id()
