@@ -1,0 +1,369 @@
+"""What each method of the protocol does: questions are answered by views, commands become events and wait until it is so.
+
+Runs on the loop, and never blocks it. `METHODS` is the whole protocol; parameters are checked by their types.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from supervisor.config import ConfigErrors
+from supervisor.control import messages, views
+from supervisor.control.backend import Backend, Reading, Story
+from supervisor.control.goals import Down, Goal, Replaced, ReplacedAtOnce, Taken, Up
+from supervisor.lanes import LaneError
+from supervisor.model import Event, Fleet, Program, RestartAsked, SignalAsked, StartAsked, StopAsked
+from supervisor.policy.program import create
+
+TRIED = 10  # notes that `explain` tells
+
+
+class Refused(Exception):
+    """The answer is no: an error's code, one sentence, and more of them."""
+
+    def __init__(self, code: int, text: str, details: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.details = details
+
+
+class Caller(Protocol):
+    """The client's end, as a method sees it."""
+
+    @property
+    def owner(self) -> bool:
+        """Whether it is the daemon's own user or root; else it is a member of [reviver] group."""
+        ...
+
+    def say(self, name: str, params: dict[str, Any]) -> None:
+        """Tell the client something before or after the answer."""
+        ...
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Call back when the client is gone, and do not expect further requests of it."""
+        ...
+
+
+class Params(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class Nothing(Params):
+    pass
+
+
+class Named(Params):
+    name: str
+
+
+class Names(Params):
+    """`names` empty or ["all"]: every program, where the method allows it."""
+
+    names: list[str] = []
+
+
+class Commanded(Names):
+    wait: bool = True
+
+
+class Restarted(Commanded):
+    now: bool = False
+
+
+class Signalled(Names):
+    signal: str = "TERM"
+
+
+class File(Params):
+    path: str | None = None
+    wait: bool = True
+
+
+class Events(Params):
+    limit: int = 100
+    name: str = ""
+    follow: bool = False
+
+
+class Verbs:
+    """The methods over one daemon."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def call(self, method: str, params: dict[str, Any], caller: Caller) -> Any:
+        """Do one method and give its result.
+
+        raises  Refused
+        """
+        if method not in METHODS:
+            raise Refused(messages.NO_SUCH_METHOD, f"there is no method {method[:60]!r}: {', '.join(METHODS)}")
+        shape, do = METHODS[method]
+        try:
+            checked = msgspec.convert(params, shape)
+        except msgspec.ValidationError as problem:
+            raise Refused(messages.INVALID_PARAMS, f"{method}: {problem}") from None
+        return await do(self, checked, caller)
+
+    # --- questions
+
+    async def about(self, _: Nothing, __: Caller) -> dict[str, Any]:
+        about = self._backend.about()
+        daemon = about.daemon
+        return {
+            "pid": about.pid,
+            "version": about.version,
+            "config": about.config,
+            "guarded": about.guarded,
+            "runtime_dir": daemon.runtime_dir,
+            "state_dir": daemon.state_dir,
+            "log_dir": daemon.log_dir,
+        }
+
+    async def status(self, asked: Names, _: Caller) -> dict[str, Any]:
+        fleet = self._backend.fleet()
+        names = self._known(asked.names) if asked.names else tuple(fleet.programs)
+        ids = [instance.id for name in names for instance in fleet.programs[name].instances]
+        sampled = {id: vitals for id in ids if (vitals := self._backend.vitals(id)) is not None}
+        return views.status(fleet, self._backend.about(), sampled, _moment(), names)
+
+    async def explain(self, asked: Named, _: Caller) -> dict[str, Any]:
+        (name,) = self._known([asked.name])
+        stories = await self._stories(TRIED, name)
+        fleet = self._backend.fleet()
+        return views.explain(fleet.programs[name], fleet, stories, _moment())
+
+    async def events(self, asked: Events, caller: Caller) -> list[Story]:
+        limit = max(0, min(asked.limit, messages.EVENTS_LIMIT))
+        if asked.name:
+            self._known([asked.name])
+        if not asked.follow:
+            return await self._stories(limit, asked.name)
+        heard: list[Story] = []
+        tell = heard.append
+
+        def hear(story: Story) -> None:
+            if not asked.name or _of(story, asked.name):
+                tell(story)
+
+        caller.at_end(self._backend.subscribe(hear))
+        past = await self._stories(limit, asked.name)
+        tell = _teller(caller, "event")
+        return past + [story for story in heard if story not in past]
+
+    async def plan(self, asked: File, caller: Caller) -> dict[str, Any]:
+        return self._plan(await self._read(asked.path, caller))
+
+    # --- commands
+
+    async def start(self, asked: Commanded, caller: Caller) -> dict[str, Any]:
+        return await self._command(asked, caller, StartAsked, _since(Up))
+
+    async def stop(self, asked: Commanded, caller: Caller) -> dict[str, Any]:
+        return await self._command(asked, caller, StopAsked, Down)
+
+    async def restart(self, asked: Restarted, caller: Caller) -> dict[str, Any]:
+        goal = ReplacedAtOnce if asked.now else Replaced
+        return await self._command(asked, caller, lambda name: RestartAsked(name, asked.now), _since(goal))
+
+    async def reload(self, asked: Commanded, caller: Caller) -> dict[str, Any]:
+        """The program's own way: a rolling restart, or its signal."""
+        fleet = self._backend.fleet()
+        names = self._known(asked.names)
+        ways = {name: fleet.programs[name].settings.reload for name in names}
+        for name in names:
+            if ways[name] != "restart":
+                self._running(fleet.programs[name])
+        goals: list[Goal] = []
+        for name in names:
+            if ways[name] == "restart":
+                goals.append(Replaced(fleet.programs[name], fleet, time.monotonic()))
+                self._backend.post(RestartAsked(name))
+            else:
+                self._backend.post(SignalAsked(name, ways[name]))
+        result = await self._wait(goals, caller) if asked.wait else _asked_of(goals)
+        sent = [_done(name, f"sent SIG{ways[name]}") for name in names if ways[name] != "restart"]
+        return {"programs": [*result["programs"], *sent]}
+
+    async def signal(self, asked: Signalled, _: Caller) -> dict[str, Any]:
+        name = _signal_name(asked.signal)
+        fleet = self._backend.fleet()
+        programs = [fleet.programs[each] for each in self._known(asked.names)]
+        for program in programs:
+            self._running(program)
+        for program in programs:
+            self._backend.post(SignalAsked(program.settings.name, name))
+        return {"programs": [_done(program.settings.name, f"sent SIG{name}") for program in programs]}
+
+    async def apply(self, asked: File, caller: Caller) -> dict[str, Any]:
+        reading = await self._read(asked.path, caller)
+        plan = self._plan(reading)
+        goals = self._apply_goals(reading, {step["name"]: step["action"] for step in plan["programs"]})
+        self._backend.take_up(reading)
+        outcome = await self._wait(goals, caller) if asked.wait else _asked_of(goals)
+        return {**plan, "outcome": outcome["programs"]}
+
+    # --- shared
+
+    def _apply_goals(self, reading: Reading, actions: dict[str, str]) -> list[Goal]:
+        fleet, asked = self._backend.fleet(), time.monotonic()
+        taken: list[Goal] = [
+            Taken(fleet.programs.get(candidate.settings.name) or create(candidate), candidate, fleet, asked)
+            for candidate in reading.applied.programs
+            if actions[candidate.settings.name] in ("start", "restart")
+        ]
+        return taken + [Down(fleet.programs[name], fleet) for name, action in actions.items() if action == "stop"]
+
+    def _known(self, names: list[str]) -> tuple[str, ...]:
+        """The names, each once, "all" spelled out. Raises Refused when one is no program."""
+        programs = self._backend.fleet().programs
+        if not names:
+            raise Refused(messages.INVALID_PARAMS, "which program? name one, or all")
+        if len(names) > messages.NAMES_LIMIT:
+            raise Refused(messages.INVALID_PARAMS, f"{len(names)} names in one request; at most {messages.NAMES_LIMIT}")
+        if messages.ALL in names and messages.ALL not in programs:
+            return tuple(programs)
+        for name in names:
+            if name not in programs:
+                raise Refused(messages.NO_SUCH_PROGRAM, _unknown(name, list(programs)))
+        return tuple(dict.fromkeys(names))
+
+    def _running(self, program: Program) -> None:
+        if not program.instances:
+            raise Refused(messages.REFUSED, f"{program.settings.name} is not running: there is nothing to send a signal to")
+
+    async def _stories(self, limit: int, name: str) -> list[Story]:
+        try:
+            return await self._backend.events(limit, name)
+        except LaneError as problem:
+            raise Refused(messages.REFUSED, f"the journal cannot be read: {problem}") from None
+
+    async def _read(self, path: str | None, caller: Caller) -> Reading:
+        """A configuration says which commands run as which user: only the owner may name another file than the running one."""
+        if path is not None and path != self._backend.about().config and not caller.owner:
+            text = "only the daemon's own user and root may name another configuration file; without one, the running one is read again"
+            raise Refused(messages.REFUSED, text)
+        try:
+            return await self._backend.read(path)
+        except ConfigErrors as problem:
+            faults = tuple(str(fault) for fault in problem.faults)
+            raise Refused(
+                messages.BAD_CONFIG, f"the configuration has {_faults(len(faults))}; nothing was changed", faults
+            ) from None
+        except LaneError as problem:
+            raise Refused(messages.REFUSED, f"the configuration cannot be read: {problem}") from None
+
+    def _plan(self, reading: Reading) -> dict[str, Any]:
+        settings = reading.settings
+        plan = views.plan(self._backend.fleet(), reading.applied, self._backend.about().daemon, settings.daemon)
+        return {"config": settings.path, **plan, "unused": list(settings.unused)}
+
+    async def _command(
+        self, asked: Commanded, caller: Caller, event: Callable[[str], Event], goal: Callable[[Program, Fleet], Goal]
+    ) -> dict[str, Any]:
+        fleet = self._backend.fleet()
+        names = self._known(asked.names)
+        goals = [goal(fleet.programs[name], fleet) for name in names]
+        for name in names:
+            self._backend.post(event(name))
+        return await self._wait(goals, caller) if asked.wait else _asked_of(goals)
+
+    async def _wait(self, goals: list[Goal], caller: Caller) -> dict[str, Any]:
+        """Wait until each goal is reached or lost, or its bound has passed; meanwhile tell the caller the story."""
+        names = {goal.name for goal in goals}
+        say = _teller(caller, "progress")
+
+        def hear(story: Story) -> None:
+            name = _program_of(story)
+            if name in names:
+                say(story)
+                for goal in goals:
+                    if goal.name == name:
+                        goal.hear(story)
+
+        def decided(fleet: Fleet) -> bool:
+            undecided = [goal for goal in goals if not goal.reached(fleet)]  # each has to see each step
+            return not undecided
+
+        deadline_s = max((goal.bound_s for goal in goals), default=0.0)
+        unsubscribe = self._backend.subscribe(hear)
+        try:
+            caller.say("waiting", {"deadline_s": deadline_s})
+            await self._backend.until(decided, deadline_s)
+        finally:
+            unsubscribe()
+        return {"programs": [goal.outcome() for goal in goals]}
+
+
+def _since(goal: type[Up]) -> Callable[[Program, Fleet], Goal]:
+    return lambda program, fleet: goal(program, fleet, time.monotonic())
+
+
+def _moment() -> views.Moment:
+    now = time.monotonic()
+    return views.Moment(now, time.time() - now)
+
+
+def _teller(caller: Caller, name: str) -> Callable[[Story], None]:
+    return lambda story: caller.say(name, story)
+
+
+def _program_of(story: Story) -> str:
+    """The program that a story is about: its subject is "store" or "store:7"."""
+    name, _, number = str(story.get("subject", "")).rpartition(":")
+    return name if name and number.isdecimal() else str(story.get("subject", ""))
+
+
+def _of(story: Story, name: str) -> bool:
+    return _program_of(story) == name
+
+
+def _done(name: str, text: str) -> dict[str, Any]:
+    return {"name": name, "done": True, "text": text}
+
+
+def _asked_of(goals: list[Goal]) -> dict[str, Any]:
+    return {"programs": [_done(goal.name, "asked; nobody waits for it") for goal in goals]}
+
+
+def _faults(count: int) -> str:
+    return "1 fault" if count == 1 else f"{count} faults"
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    import difflib  # only a slip of the fingers needs it: the daemon starts without
+
+    if not known:
+        return f"there is no program {name!r}: the configuration has none"
+    near = difflib.get_close_matches(name, known, 1)
+    return f"there is no program {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known[:10])}")
+
+
+def _signal_name(text: str) -> str:
+    """A signal's name without SIG, from "HUP", "sighup" or "1". Raises Refused."""
+    name = text.upper().removeprefix("SIG")
+    if text.isdecimal() and int(text) in set(signal.Signals):
+        return signal.Signals(int(text)).name.removeprefix("SIG")
+    if f"SIG{name}" not in signal.Signals.__members__:
+        raise Refused(messages.INVALID_PARAMS, f"there is no signal {text[:40]!r}: write it like HUP, USR1 or TERM")
+    return name
+
+
+METHODS: dict[str, tuple[type[Params], Callable[..., Awaitable[Any]]]] = {
+    "about": (Nothing, Verbs.about),
+    "status": (Names, Verbs.status),
+    "explain": (Named, Verbs.explain),
+    "events": (Events, Verbs.events),
+    "plan": (File, Verbs.plan),
+    "apply": (File, Verbs.apply),
+    "start": (Commanded, Verbs.start),
+    "stop": (Commanded, Verbs.stop),
+    "restart": (Restarted, Verbs.restart),
+    "reload": (Commanded, Verbs.reload),
+    "signal": (Signalled, Verbs.signal),
+}
