@@ -1,0 +1,708 @@
+"""Asking a server whether it answers: http, tcp, a command; and finding out which instance a process belongs to.
+
+It touches sockets of its own, child processes that it starts and ends itself, and /proc. It promises: nothing here blocks the loop
+(names are resolved and commands started in lanes), every question ends at its timeout, and an outcome is one of three things that
+are never mixed up: answered, not answered, or unknown because something of ours was in the way.
+
+On a socket that several instances share, any of them may accept. `whose` tells who did, before the request is sent: an answer of
+another instance is no news of this one. On a held socket the kernel completes the handshake whether or not anybody serves, so there
+a tcp question means something only together with `whose`.
+
+https is asked without looking at the certificate: the question is whether this server answers, mostly at loopback under a name that
+no certificate carries; nothing secret is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import grp
+import os
+import pwd
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import h11
+
+from supervisor.lanes import Lane, LaneError
+from supervisor.model import InstanceId, ProgramSettings
+
+LATE_S = 0.5  # a timeout that comes this much too late says that our own loop was stuck, and nothing of the server
+FIRST_STEP_S = (
+    0.005  # who accepted is asked after this long, then at twice the distance: accepting takes some 0.1 ms on an idle host
+)
+LAST_STEP_S = 0.1
+HEADERS_LIMIT_BYTES = 16 * 1024
+BODY_LIMIT_BYTES = 64 * 1024  # read and thrown away, so that a server that is still writing sees no reset
+BODY_LIMIT_S = 0.25
+RECEIVE_BYTES = 16 * 1024
+ADDRESSES_LIMIT = 4  # of one name, tried in turn
+NAMES_KEPT_S = 30.0  # a name is looked up no more often than this, and an old answer serves while the lookup fails
+NAMES_LIMIT = 1000
+OUTPUT_LIMIT_BYTES = 4096  # of a command: its last words
+LAST_WORDS_LIMIT = 200  # characters of it in an outcome's text
+PIPE_BYTES = 64 * 1024  # what a pipe holds: one read empties it
+CLIMB_LIMIT = 64  # generations from a worker up to its leader
+
+# What says something of us or of the host, and nothing of the server that was asked.
+OUR_FAULTS = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EADDRNOTAVAIL,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
+
+Address = tuple[str, int] | str  # host and port, or the path of a unix socket, "@..." for an abstract one
+Whose = Callable[[tuple[str, int], tuple[str, int]], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one question.
+
+    at        when it was asked
+    took_s    until this was known
+    answered  None is unknown: something of ours failed, or another instance accepted (`other`)
+    text      for people: "GET /health answered 200 in 3 ms", "GET /health: no answer for 2.0 s"
+    spoke     bytes came back: whatever they say, the server moves
+    """
+
+    at: float
+    took_s: float
+    answered: bool | None
+    text: str
+    other: bool = False
+    spoke: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTarget:
+    address: Address
+    host: str  # of the Host header
+    path: str  # with its query
+    tls: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"GET {self.path.partition('?')[0]}"  # a query may carry a secret
+
+
+@dataclass(frozen=True, slots=True)
+class TcpTarget:
+    address: Address
+
+    @property
+    def name(self) -> str:
+        return f"tcp {_spell(self.address)}"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandTarget:
+    command: tuple[str, ...]
+    directory: str
+    env: tuple[tuple[str, str], ...] = ()
+    user: str = ""
+    group: str = ""
+    umask: int = 0o022
+
+    @property
+    def name(self) -> str:
+        return f"command {os.path.basename(self.command[0])}"  # arguments may carry a secret
+
+
+Target = HttpTarget | TcpTarget | CommandTarget
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------------------
+
+
+def targets(settings: ProgramSettings, held: Sequence[Address], directory: str) -> tuple[Target, ...]:
+    """What the program's settings want to be asked; empty without any probe but the heartbeat.
+
+    held       addresses of its held sockets, in order (`address_of`)
+    directory  its build's, where a command runs
+    raises     ValueError: an http path without a held socket, or an address that is none (config refuses both)
+    """
+    health, launch = settings.health, settings.launch
+    found: list[Target] = []
+    if health.http:
+        found.append(_http_target(health.http, held))
+    if health.tcp:
+        found.append(TcpTarget(_parse(health.tcp)))
+    if health.command:
+        found.append(CommandTarget(health.command, directory, launch.env, launch.user, launch.group, launch.umask))
+    return tuple(found)
+
+
+def address_of(fd: int) -> Address:
+    """Where a listening socket can be reached from this host: a wildcard at loopback."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        name = sock.getsockname()
+    if isinstance(name, bytes):
+        return "@" + os.fsdecode(name[1:])
+    if isinstance(name, str):
+        return name
+    return _reachable(name[0]), name[1]
+
+
+def _http_target(url: str, held: Sequence[Address]) -> HttpTarget:
+    if url.startswith("/"):
+        if not held:
+            raise ValueError(f"http = {url!r} is asked on the program's first held socket, and it has none")
+        address = held[0]
+        return HttpTarget(address, "localhost" if isinstance(address, str) else _host_header(*address), url)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no http address: write /path, or http://host:port/path")
+    tls = parts.scheme == "https"
+    address = (_reachable(parts.hostname), parts.port or (443 if tls else 80))
+    path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+    return HttpTarget(address, parts.netloc.rpartition("@")[2], path, tls)
+
+
+def _host_header(host: str, port: int) -> str:
+    """Loopback is called by its name, which frameworks that check the Host header mostly allow."""
+    return f"localhost:{port}" if host in ("127.0.0.1", "::1") else _spell((host, port))
+
+
+def _parse(text: str) -> Address:
+    if text.startswith("unix:"):
+        return text.removeprefix("unix:")
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"{text!r} is no address: write host:port, [address]:port or unix:/path")
+    return _reachable(host.removeprefix("[").removesuffix("]")), int(port)
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _spell(address: Address) -> str:
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# --- http and tcp ---------------------------------------------------------------------------------------------------------------
+
+
+class _ElsewhereError(Exception):
+    """Another instance accepted the connection."""
+
+
+class _UnknownError(Exception):
+    """Something of ours was in the way; the text says what."""
+
+
+async def ask(target: Target, *, timeout_s: float, whose: Whose | None = None) -> Outcome:
+    """Put one question of any kind."""
+    match target:
+        case HttpTarget():
+            return await ask_http(target, timeout_s=timeout_s, whose=whose)
+        case TcpTarget():
+            return await ask_tcp(target, timeout_s=timeout_s, whose=whose)
+        case CommandTarget():
+            return await ask_command(target, timeout_s=timeout_s)
+
+
+async def ask_http(target: HttpTarget, *, timeout_s: float, whose: Whose | None = None) -> Outcome:
+    """Ask by http; a status from 200 to 399 is an answer.
+
+    whose  is called with our and their address until it knows who accepted the connection: True, the instance that is meant;
+           False, another one; None, nobody yet. Nothing is sent before. Only asked of TCP connections.
+    """
+    question = _Question(target.name, timeout_s)
+    wire: _Plain | _Tls | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            wire = _Plain(await _connect(target.address))
+            await _accepted(wire.sock, whose)
+            if target.tls:
+                wire = await _Tls.over(wire.sock, target.host)
+            reply = _Reply(target, wire)
+            status = await reply.status(question)
+    except (OSError, LaneError, h11.ProtocolError, _UnknownError, _ElsewhereError) as problem:
+        return question.unanswered(problem)
+    else:
+        outcome = question.outcome(200 <= status <= 399, f"answered {status} in")
+        await reply.rest()
+        return outcome
+    finally:
+        if wire is not None:
+            wire.close()
+
+
+async def ask_tcp(target: TcpTarget, *, timeout_s: float, whose: Whose | None = None) -> Outcome:
+    """Connect, and wait until `whose` says that it was accepted; nothing is sent. Arguments as for `ask_http`."""
+    question = _Question(target.name, timeout_s)
+    try:
+        async with asyncio.timeout(timeout_s):
+            with await _connect(target.address) as sock:
+                await _accepted(sock, whose)
+    except (OSError, LaneError, _UnknownError, _ElsewhereError) as problem:
+        return question.unanswered(problem)
+    return question.outcome(True, "accepted in" if whose else "connected in")
+
+
+class _Question:
+    """What is known of a question while it is being asked."""
+
+    def __init__(self, name: str, timeout_s: float) -> None:
+        self.name = name
+        self.timeout_s = timeout_s
+        self.at = time.monotonic()
+        self.spoke = False
+
+    def outcome(self, answered: bool, how: str) -> Outcome:
+        took_s = time.monotonic() - self.at
+        return Outcome(self.at, took_s, answered, f"{self.name} {how} {_span(took_s)}", spoke=self.spoke)
+
+    def unknown(self, why: str, other: bool = False) -> Outcome:
+        return Outcome(self.at, time.monotonic() - self.at, None, f"{self.name}: {why}", other, self.spoke)
+
+    def unanswered(self, problem: Exception) -> Outcome:
+        """The outcome that a problem means."""
+        took_s = time.monotonic() - self.at
+        match problem:
+            case _ElsewhereError():
+                return self.unknown("another instance accepted", other=True)
+            case _UnknownError() | LaneError():
+                return self.unknown(str(problem))
+            case TimeoutError() if took_s > self.timeout_s + LATE_S:
+                return self.unknown(
+                    f"asked for {_span(self.timeout_s)}, but we were late ourselves by {_span(took_s - self.timeout_s)}"
+                )
+            case TimeoutError():
+                text = f"no answer for {_span(took_s)}" if not self.spoke else f"no whole answer for {_span(took_s)}"
+            case OSError(errno=number) if number in OUR_FAULTS:
+                return self.unknown(f"cannot be asked: {_words(problem)}")
+            case OSError():
+                text = _words(problem)
+            case _:
+                text = "no http answer" if self.spoke else "closed without an answer"
+        return Outcome(self.at, took_s, False, f"{self.name}: {text}", spoke=self.spoke)
+
+
+def _words(problem: OSError) -> str:
+    return (os.strerror(problem.errno) if problem.errno else str(problem)).lower()
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{seconds * 1000:.0f} ms"
+
+
+async def _accepted(sock: socket.socket, whose: Whose | None) -> None:
+    """Wait until the instance that is meant has accepted the connection. Raises _ElsewhereError when another one did."""
+    if whose is None or sock.family == socket.AF_UNIX:
+        return
+    local, peer = sock.getsockname()[:2], sock.getpeername()[:2]
+    step_s = FIRST_STEP_S
+    while True:
+        await asyncio.sleep(step_s)
+        step_s = min(2 * step_s, LAST_STEP_S)
+        ours = whose(local, peer)
+        if ours is False:
+            raise _ElsewhereError
+        if ours:
+            return
+
+
+async def _connect(address: Address) -> socket.socket:
+    """A connected socket, to the first of the address's addresses that takes it. Raises OSError or _UnknownError."""
+    if isinstance(address, str):
+        return await _connect_unix("\0" + address[1:] if address.startswith("@") else address)
+    host, port = address
+    problem: OSError | None = None
+    for family, numeric in await _addresses(host):
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (numeric, port))
+        except OSError as refused:
+            problem = refused
+            sock.close()
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise problem or _UnknownError(f"{host} has no address")
+
+
+async def _connect_unix(path: str) -> socket.socket:
+    """A full queue refuses a unix connection at once (EAGAIN) where TCP would wait: so wait here."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    step_s = FIRST_STEP_S
+    try:
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(step_s)
+                step_s = min(2 * step_s, LAST_STEP_S)
+            else:
+                return sock
+    except (OSError, asyncio.CancelledError):
+        sock.close()
+        raise
+
+
+class _Plain:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+
+    async def receive(self) -> bytes:
+        return await asyncio.get_running_loop().sock_recv(self.sock, RECEIVE_BYTES)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class _Tls:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, sock: socket.socket, host: str) -> _Tls:
+        name = host.removeprefix("[").rpartition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        return cls(*await asyncio.open_connection(sock=sock, ssl=_tls_context(), server_hostname=name))
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def receive(self) -> bytes:
+        return await self._reader.read(RECEIVE_BYTES)
+
+    def close(self) -> None:
+        self._writer.transport.abort()
+
+
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _Reply:
+    """One request, and what comes back."""
+
+    def __init__(self, target: HttpTarget, wire: _Plain | _Tls) -> None:
+        self._wire = wire
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_LIMIT_BYTES)
+        headers = [("Host", target.host), ("User-Agent", "reviver/0.1"), ("Accept", "*/*"), ("Connection", "close")]
+        self._request = self._http.send(h11.Request(method="GET", target=target.path, headers=headers)) or b""
+        self._http.send(h11.EndOfMessage())
+
+    async def status(self, question: _Question) -> int:
+        """Send the request, and return the answer's status. Raises h11.ProtocolError for what is no http, and OSError."""
+        await self._wire.send(self._request)
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                data = await self._wire.receive()
+                question.spoke = question.spoke or bool(data)
+                self._http.receive_data(data)
+            elif isinstance(event, h11.Response):
+                return event.status_code
+            elif not isinstance(event, h11.InformationalResponse):
+                raise h11.RemoteProtocolError("closed without an answer")
+
+    async def rest(self) -> None:
+        """Read the body, within limits, for the server's sake alone."""
+        try:
+            async with asyncio.timeout(BODY_LIMIT_S):
+                read_bytes = 0
+                while read_bytes < BODY_LIMIT_BYTES:
+                    event = self._http.next_event()
+                    if event is h11.NEED_DATA:
+                        data = await self._wire.receive()
+                        read_bytes += len(data)
+                        self._http.receive_data(data)
+                    elif not isinstance(event, h11.Data):
+                        return
+        except (OSError, h11.ProtocolError):
+            pass
+
+
+# --- names ----------------------------------------------------------------------------------------------------------------------
+
+_names_lane = Lane("names", limit=100)  # one for all: a lookup hangs for its own caller only until the lane gives it up
+_names: dict[str, tuple[float, list[tuple[int, str]]]] = {}  # host -> when it was looked up, family and address
+
+
+async def _addresses(host: str) -> list[tuple[int, str]]:
+    """Families and numeric addresses of a host. Raises _UnknownError when its name cannot be looked up."""
+    if host == "localhost":  # loopback by definition (RFC 6761): no lookup that could hang
+        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+    if ":" in host:
+        return [(socket.AF_INET6, host)]
+    if host.replace(".", "").isdecimal():
+        return [(socket.AF_INET, host)]
+    at, found = _names.get(host, (0.0, []))
+    if found and time.monotonic() - at < NAMES_KEPT_S:
+        return found
+    try:
+        fresh = await _names_lane.run(_look_up, host, deadline_s=1.0)
+    except (LaneError, OSError) as problem:
+        if not found:
+            raise _UnknownError(f"the name {host} cannot be looked up: {problem}") from problem
+        return found
+    if len(_names) >= NAMES_LIMIT:
+        _names.clear()
+    _names[host] = (time.monotonic(), fresh)
+    return fresh
+
+
+def _look_up(host: str) -> list[tuple[int, str]]:
+    """Blocks, for as long as the resolver likes."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [(family, str(address[0])) for family, _, _, _, address in found[:ADDRESSES_LIMIT]]
+
+
+# --- which instance a process belongs to ----------------------------------------------------------------------------------------
+
+
+def attribute(pid: int, leaders: Mapping[int, InstanceId]) -> InstanceId | None:
+    """The instance that a process belongs to, by the pids of the instances' own processes; None when it belongs to none.
+
+    By descent, else by session (a process can leave a session, never enter one), else, for a daemon that left both, by what its
+    environment says, which counts only if it runs as the same user as the instance that it names. Costs some 10 µs a generation.
+    """
+    for ancestor, session in _ancestry(pid):
+        if found := leaders.get(ancestor) or leaders.get(session):
+            return found
+    claim = _claim(pid)
+    for leader, instance in leaders.items():
+        if str(instance) == claim and _user(leader) == _user(pid) is not None:
+            return instance
+    return None
+
+
+def _ancestry(pid: int) -> Iterator[tuple[int, int]]:
+    """A process and its ancestors, each with its session; ends where one has gone."""
+    for _ in range(CLIMB_LIMIT):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        _, parent, _, session = stat[stat.rindex(b")") + 2 :].split(b" ", 4)[:4]  # proc(5): after the name, state ppid pgrp session
+        yield pid, int(session)
+        pid = int(parent)
+        if pid == 0:
+            return
+
+
+def _claim(pid: int) -> str:
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it is gone, or another user's: then it claims nothing
+        return ""
+    for entry in environ.split(b"\0"):
+        if entry.startswith(b"REVIVER_INSTANCE="):
+            return entry.partition(b"=")[2].decode("utf-8", "replace")
+    return ""
+
+
+def _user(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except FileNotFoundError:
+        return None
+
+
+# --- commands -------------------------------------------------------------------------------------------------------------------
+
+_spawn_lane = Lane("probe commands", limit=1000)
+_running: set[CommandTarget] = set()  # from the start until it is reaped: there are never two of one
+
+
+class _Started(NamedTuple):
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    output: int
+
+
+async def ask_command(target: CommandTarget, *, timeout_s: float) -> Outcome:
+    """Run the command as the program runs: its user, directory and environment. Exit 0 is an answer.
+
+    At the timeout its whole process group is killed. One that cannot even be killed is not joined by a second.
+    """
+    question = _Question(target.name, timeout_s)
+    if target in _running:
+        return question.unknown("the one before still runs, and cannot be killed")
+    _running.add(target)
+    starting = _spawn_lane.run(_start, target, deadline_s=timeout_s, late=_discard)
+    try:
+        command = _Command(target, await asyncio.shield(starting))
+    except (OSError, LookupError, subprocess.SubprocessError, LaneError) as problem:
+        _running.discard(target)
+        return question.unknown(f"cannot be run: {problem}")
+    except asyncio.CancelledError:
+        starting.add_done_callback(functools.partial(_end_unwanted, target))
+        raise
+    try:
+        await asyncio.wait((command.ended,), timeout=question.at + timeout_s - time.monotonic())
+        if not command.ended.done():
+            return question.unanswered(TimeoutError())
+        status = command.ended.result()
+        if status is None:
+            return question.unknown("ended, and how is not known")
+        return question.outcome(status == 0, f"{_ending(status)}{command.last_words()} in")
+    finally:
+        command.kill()
+
+
+class _Command:
+    """A command that runs, until it is reaped. Lives on the loop's thread."""
+
+    def __init__(self, target: CommandTarget, started: _Started) -> None:
+        self._target = target
+        self._started = started
+        self._tail = b""
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int | None] = self._loop.create_future()
+        self._loop.add_reader(started.pidfd, self._reap)
+        self._loop.add_reader(started.output, self._read)
+
+    def kill(self) -> None:
+        """SIGKILL to its group, unless it has ended; it is reaped when that has come to pass."""
+        if not self.ended.done():
+            _kill_group(self._started.process.pid)
+
+    def last_words(self) -> str:
+        """Its last line, fit for a terminal, as ` ("...")`."""
+        lines = self._tail.decode("utf-8", "replace").split("\n")
+        words = next((line.strip() for line in reversed(lines) if line.strip()), "")[:LAST_WORDS_LIMIT]
+        return f' ("{"".join(c if c.isprintable() else "?" for c in words)}")' if words else ""
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._started.output, PIPE_BYTES)
+        except BlockingIOError:
+            return
+        self._tail = (self._tail + data)[-OUTPUT_LIMIT_BYTES:]
+        if not data:
+            self._loop.remove_reader(self._started.output)
+
+    def _reap(self) -> None:
+        """It ended. What it left in its group goes with it, before its pid is free for others."""
+        self._loop.remove_reader(self._started.pidfd)
+        self._read()
+        self._loop.remove_reader(self._started.output)
+        _running.discard(self._target)
+        self.ended.set_result(_reap(self._started))
+
+
+def _start(target: CommandTarget) -> _Started:
+    """Blocks until the command is executed, which a dead mount may delay for ever."""
+    user, group, groups = _identity(target)
+    output, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.set_blocking(output, False)
+        process = subprocess.Popen(
+            target.command,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            cwd=target.directory,
+            env=_environment(target),
+            start_new_session=True,
+            umask=target.umask,
+            user=user,
+            group=group,
+            extra_groups=groups,
+        )
+    except (OSError, LookupError, subprocess.SubprocessError):
+        os.close(output)
+        raise
+    finally:
+        os.close(writer)
+    try:
+        return _Started(process, os.pidfd_open(process.pid), output)
+    except OSError:
+        _kill_group(process.pid)
+        process.wait()
+        os.close(output)
+        raise
+
+
+def _reap(started: _Started) -> int | None:
+    """Take the exit status of a command that has ended, kill what is left of its group, and close what was open for it."""
+    try:
+        os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED | os.WNOWAIT)
+        _kill_group(started.process.pid)
+        ended = os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
+    except ChildProcessError:
+        ended = None
+    finally:
+        os.close(started.pidfd)
+        os.close(started.output)
+    status = None if ended is None else ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    started.process.returncode = 0 if status is None else status  # else Popen would wait for it once more
+    return status
+
+
+def _discard(started: _Started) -> None:
+    """End a command that was started too late for anybody to wait for it. Blocks for a moment."""
+    _kill_group(started.process.pid)
+    _reap(started)
+
+
+def _end_unwanted(target: CommandTarget, starting: asyncio.Future[_Started]) -> None:
+    """End a command whose asker was cancelled while it was being started."""
+    if starting.cancelled() or starting.exception() is not None:
+        _running.discard(target)
+    else:
+        _Command(target, starting.result()).kill()
+
+
+def _kill_group(pid: int) -> None:
+    """SIGKILL to the group of a leader that is not reaped yet, so that the number is still its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _identity(target: CommandTarget) -> tuple[int | None, int | None, list[int] | None]:
+    """User, group and further groups to run as; None leaves ours. Raises LookupError for an unknown one. May block on NSS."""
+    group = grp.getgrnam(target.group).gr_gid if target.group else None
+    if not target.user:
+        return None, group, None
+    entry = pwd.getpwnam(target.user)
+    group = entry.pw_gid if group is None else group
+    return entry.pw_uid, group, os.getgrouplist(target.user, group)
+
+
+def _environment(target: CommandTarget) -> dict[str, str]:
+    """Reviver's own and the program's; without NOTIFY_SOCKET, for a probe must not speak for the program."""
+    environ = os.environ | dict(target.env)
+    environ.pop("NOTIFY_SOCKET", None)
+    return environ
+
+
+def _ending(status: int) -> str:
+    return f"exited {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
