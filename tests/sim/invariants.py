@@ -1,0 +1,591 @@
+"""What must hold after every step, as small named rules. Each gives "" or one sentence that says what is wrong.
+
+A rule compares what the supervisor decided with the truth of the world, and with a ledger of its own; it never asks policy whether
+policy was right. A later feature adds a rule: one more function in RULES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from supervisor.model import (
+    Act,
+    Answered,
+    Applied,
+    Effect,
+    Event,
+    Exited,
+    Fleet,
+    Instance,
+    InstanceId,
+    Kill,
+    Kind,
+    Look,
+    Looked,
+    Nature,
+    Open,
+    Preflight,
+    Preflighted,
+    Program,
+    RestartAsked,
+    RestartWhen,
+    ShutdownAsked,
+    Signal,
+    SignalAsked,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    StartAsked,
+    State,
+    StopAsked,
+    TakeEvidence,
+    Tell,
+    Wanted,
+    Woke,
+)
+from tests.sim.servers import Phase, Server, Site
+
+EPSILON_S = 1e-6
+FRESH_S = 2.0  # an older look proves nothing
+KILL_AGAIN_S = 5.0
+RETIRING_LIMIT_S = 600.0
+RELIEF_WINDOW_S = 60.0
+SLOW_START_LIMIT = 8
+HUNG = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
+
+Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One step with what it was given and what it gave."""
+
+    before: Fleet
+    event: Event
+    after: Fleet
+    effects: tuple[Effect, ...]
+    wake: float | None
+    now: float
+    step: Step
+
+    def program(self, name: str) -> Program | None:
+        """As it is after the step, or before it when the step took it away."""
+        return self.after.programs.get(name) or self.before.programs.get(name)
+
+    def instance(self, wanted: InstanceId) -> Instance | None:
+        """As it was before the step: what the decision was taken on."""
+        for fleet in (self.before, self.after):
+            program = fleet.programs.get(wanted.program)
+            for instance in program.instances if program is not None else ():
+                if instance.id == wanted:
+                    return instance
+        return None
+
+
+@dataclass(slots=True)
+class Past:
+    """What the ledger knows of one program."""
+
+    spawns: list[float] = field(default_factory=list)  # since an operator's command last had a say
+    reliefs: list[float] = field(default_factory=list)
+    commanded: float = 0.0
+    slow_starts: int = 0
+    lost: set[int] = field(default_factory=set)  # builds that were given up, and not asked for since
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the rules remember from one step to the next."""
+
+    numbers: dict[str, int] = field(default_factory=dict)  # the highest ever given, also by an earlier supervisor
+    told: set[tuple[int, str, int]] = field(default_factory=set)
+    living: set[InstanceId] = field(default_factory=set)  # as far as the supervisor was told
+    spawned: set[InstanceId] = field(default_factory=set)
+    opened: set[InstanceId] = field(default_factory=set)
+    asked: dict[InstanceId, float] = field(default_factory=dict)  # its stop signal
+    at_once: dict[InstanceId, float] = field(default_factory=dict)  # an operator's `restart --now`
+    killed: dict[InstanceId, float] = field(default_factory=dict)
+    looked: dict[InstanceId, Looked] = field(default_factory=dict)  # the newest that was delivered
+    excused: dict[InstanceId, float] = field(default_factory=dict)
+    programs: dict[str, Past] = field(default_factory=dict)
+    kills: int = 0
+    spawns: int = 0
+
+    def past(self, name: str) -> Past:
+        return self.programs.setdefault(name, Past())
+
+    def new_life(self, now: float) -> None:
+        """A new supervisor knows numbers and incidents, nothing else."""
+        for known in (self.living, self.spawned, self.opened, self.asked, self.at_once, self.killed, self.looked, self.excused):
+            known.clear()
+        self.programs.clear()
+
+
+# --- the ledger hears -----------------------------------------------------------------------------------------------------------
+
+
+def hear(turn: Turn, ledger: Ledger) -> None:
+    """Write down what the event says, before the rules judge what was done on it."""
+    event, now = turn.event, turn.now
+    match event:
+        case Spawned():
+            if event.id in ledger.living:
+                ledger.spawned.add(event.id)
+        case SpawnFailed():
+            ledger.living.discard(event.id)
+        case Exited():
+            if not event.left:
+                ledger.living.discard(event.id)
+        case Answered():
+            before = turn.instance(event.id)
+            if before is not None and before.state is State.STARTING:
+                ledger.past(event.id.program).slow_starts = 0
+        case Looked():
+            _hear_look(event, ledger, now)
+        case StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
+            ledger.past(event.program).commanded = now
+            if isinstance(event, RestartAsked) and event.at_once:
+                known = turn.before.programs.get(event.program)
+                for instance in known.instances if known is not None else ():
+                    ledger.at_once.setdefault(instance.id, now)
+        case Applied():
+            for name in turn.after.programs:
+                past = ledger.past(name)
+                past.commanded = now
+                past.lost.clear()
+        case _:
+            pass
+
+
+def _hear_look(event: Looked, ledger: Ledger, now: float) -> None:
+    newest = ledger.looked.get(event.id)
+    if now - event.at > FRESH_S or (newest is not None and newest.at > event.at):
+        return
+    ledger.looked[event.id] = event
+    if event.verdict.kind in (Kind.UNINTERRUPTIBLE, Kind.STARVED):
+        ledger.excused[event.id] = event.at
+
+
+def _write(turn: Turn, ledger: Ledger) -> None:
+    """Write down what was done, after it was judged."""
+    now = turn.now
+    for effect in turn.effects:
+        match effect:
+            case Spawn():
+                name = effect.id.program
+                ledger.numbers[name] = effect.id.number
+                ledger.living.add(effect.id)
+                ledger.spawns += 1
+            case Open():
+                ledger.opened.add(effect.id)
+            case Signal():
+                program = turn.program(effect.id.program)
+                if program is not None and effect.signal == program.settings.stop:
+                    ledger.asked.setdefault(effect.id, now)
+            case Kill():
+                ledger.kills += 1
+                if effect.id not in ledger.killed and (before := turn.instance(effect.id)) and before.state is State.STARTING:
+                    ledger.past(effect.id.program).slow_starts += 1
+                ledger.killed[effect.id] = now
+            case Tell():
+                ledger.told.add((effect.incident, effect.key, effect.step))
+            case _:
+                pass
+
+
+# --- the rules ------------------------------------------------------------------------------------------------------------------
+
+Rule = Callable[[Turn, Ledger, Mapping[str, Site]], str]
+
+
+def target(program: Program, fleet: Fleet) -> int:
+    """How many of it should be ready (POLICY, rule 1)."""
+    if program.wanted is Wanted.DOWN or program.removed or fleet.draining:
+        return 0
+    return max(0, program.settings.instances - program.resting)
+
+
+def never_more_than_allowed(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """At most wanted + extra live, whatever their state; nothing is started while less is wanted."""
+    for effect in turn.effects:
+        if isinstance(effect, Spawn):
+            program = turn.after.programs[effect.id.program]
+            allowed = target(program, turn.after) + program.settings.relief.extra
+            if not target(program, turn.after):
+                return f"{effect.id} is started, and none of it is wanted"
+            if len(program.instances) > allowed:
+                return f"{len(program.instances)} of {effect.id.program} live with {effect.id}, {allowed} are allowed"
+            truly = sum(1 for server in sites[effect.id.program].servers.values() if server.alive)
+            if truly >= allowed:
+                return f"{effect.id} is started beside {truly} that live in truth, {allowed} are allowed"
+    return ""
+
+
+def no_number_twice(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    numbers = dict(ledger.numbers)
+    for effect in turn.effects:
+        if isinstance(effect, Spawn):
+            if effect.id.number <= numbers.get(effect.id.program, 0):
+                return f"{effect.id} was given before"
+            numbers[effect.id.program] = effect.id.number
+    return ""
+
+
+def nobody_is_forgotten(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """The fleet drops an instance only when the supervisor was told that it is gone."""
+    for name in _touched(turn):
+        known = {i.id for p in (turn.after.programs.get(name),) if p is not None for i in p.instances}
+        before = {i.id for p in (turn.before.programs.get(name),) if p is not None for i in p.instances}
+        if lost := [str(gone) for gone in before - known if gone in ledger.living]:
+            return f"{lost} live, and the fleet does not know them any more"
+        if ghosts := [str(i) for i in known & before if i not in ledger.living]:
+            return f"{ghosts} are gone, and the fleet still has them"
+    return ""
+
+
+def effects_name_the_living(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    started: set[InstanceId] = set()
+    for effect in turn.effects:
+        match effect:
+            case Spawn():
+                started.add(effect.id)
+            case Open() | Signal() | Kill() | Look() | TakeEvidence():
+                if effect.id not in ledger.living and effect.id not in started:
+                    return f"{type(effect).__name__} names {effect.id}, which is gone"
+            case _:
+                pass
+    return ""
+
+
+def gate_opens_once_recorded(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """A gate is opened once, after its process is known, and when its pid stands in what is recorded."""
+    for effect in turn.effects:
+        if isinstance(effect, Open):
+            recorded = [i for i in turn.after.programs[effect.id.program].instances if i.id == effect.id and i.pid is not None]
+            if effect.id not in ledger.spawned or not recorded:
+                return f"the gate of {effect.id} is opened before its process is recorded"
+            if effect.id in ledger.opened:
+                return f"the gate of {effect.id} is opened twice"
+    return ""
+
+
+def kills_are_just(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """Nothing that is busy, boots within its time or answers is killed by a decision of the supervisor's own."""
+    for effect in turn.effects:
+        if isinstance(effect, Kill) and (problem := _unjust(effect, turn, ledger, sites[effect.id.program])):
+            return f"{effect.id} is killed: {problem}"
+    return ""
+
+
+def _unjust(kill: Kill, turn: Turn, ledger: Ledger, site: Site) -> str:
+    now = turn.now
+    server, instance, program = site.servers.get(kill.id), turn.instance(kill.id), turn.program(kill.id.program)
+    if instance is None or program is None:
+        return "nobody knows it"
+    if server is None or server.phase is Phase.DEAD or turn.after.hurried:
+        return ""
+    if (last := ledger.killed.get(kill.id)) is not None and instance.state is State.KILLING:
+        return "" if now - last >= KILL_AGAIN_S - EPSILON_S else f"again after {now - last:.1f} s"
+    asked, grace_s = ledger.asked.get(kill.id), program.settings.grace_s
+    if asked is not None and now - asked >= RETIRING_LIMIT_S:
+        return ""
+    if _an_operator_waits(kill.id, program, turn, ledger) or program.settings.relief.extra == 0:
+        if not server.opened:
+            return ""
+        if asked is not None and now - asked >= grace_s - EPSILON_S:
+            return ""
+    if instance.state is State.STARTING or instance.ready is None:
+        return _unjust_start(server, instance, program, turn, ledger)
+    return _unjust_hang(kill, server, instance, program, turn, ledger, site)
+
+
+def _an_operator_waits(wanted: InstanceId, program: Program, turn: Turn, ledger: Ledger) -> bool:
+    return not target(program, turn.after) or wanted in ledger.at_once
+
+
+def _unjust_start(server: Server, instance: Instance, program: Program, turn: Turn, ledger: Ledger) -> str:
+    if not instance.opened and instance.state is State.RETIRING:
+        return ""
+    if server.answering is not None and turn.now - server.answering > 5.0:
+        return f"it answers, for {turn.now - server.answering:.1f} s"
+    slow = ledger.past(program.settings.name).slow_starts
+    limit_s = max(program.settings.health.start_s * min(2**slow, SLOW_START_LIMIT), instance.start_s or 0.0)
+    if turn.now - instance.spawned < limit_s - EPSILON_S:
+        return f"it boots for {turn.now - instance.spawned:.1f} s, and has {limit_s:.1f} s"
+    return ""
+
+
+def _unjust_hang(
+    kill: Kill, server: Server, instance: Instance, program: Program, turn: Turn, ledger: Ledger, site: Site
+) -> str:
+    now, hang = turn.now, program.settings.hang
+    if hang.act is Act.TELL:
+        return 'hang.act = "tell"'
+    look = ledger.looked.get(kill.id)
+    if look is None or now - look.at > FRESH_S + EPSILON_S or look.since is None or look.verdict.kind not in HUNG:
+        return f"no fresh look proves anything: {look}"
+    base_s = hang.blocked_s if look.verdict.nature is Nature.BLOCKED else hang.certain_s
+    if base_s is None:
+        return 'it is blocked, and hang.blocked = "off"'
+    others = [i for i in turn.before.programs[program.settings.name].instances if i.id != kill.id]
+    patience_s = base_s * (3.0 if any(i.state in (State.READY, State.STARTING) for i in others) else 1.0)
+    moved = max(server.still_since(look.at), ledger.excused.get(kill.id, 0.0))
+    if look.at - moved < patience_s - EPSILON_S:
+        return f"something moved {look.at - moved:.1f} s before the look, and the patience is {patience_s:.1f} s"
+    if kill.unmoved_since is None:
+        return "without a last look"
+    return ""
+
+
+def tell_does_not_heal(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """With hang.act = "tell" no suspect is retired or relieved (kills are judged by `kills_are_just`)."""
+    for effect in turn.effects:
+        if isinstance(effect, Signal | Spawn):
+            before, after = turn.before.programs.get(effect.id.program), turn.after.programs[effect.id.program]
+            if before is None or after.settings.hang.act is not Act.TELL or not target(after, turn.after):
+                continue
+            suspects = [i for i in before.instances if i.state is State.SUSPECT]
+            if isinstance(effect, Signal):
+                healed = effect.signal == after.settings.stop and any(i.id == effect.id and not _replaced(i, after) for i in suspects)
+            else:
+                fit = [i for i in before.instances if i.state in (State.READY, State.STARTING, State.SUSPECT) and not _replaced(i, after)]
+                healed = bool(suspects) and len(fit) >= target(after, turn.after) and not any(_replaced(i, after) for i in before.instances)
+            if healed:
+                return f'{effect} heals a suspect, and hang.act = "tell"'
+    return ""
+
+
+def _replaced(instance: Instance, program: Program) -> bool:
+    return instance.replace or instance.build != program.build.number
+
+
+def what_waits_is_armed(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    for name in _touched(turn):
+        program = turn.after.programs.get(name)
+        if program is None:
+            continue
+        armed = turn.after.wakes.get(name)
+        if armed is not None and turn.wake is not None and turn.wake <= armed:
+            continue
+        if moving := [f"{i.id} {i.state.value}" for i in program.instances if i.state is not State.READY]:
+            if turn.after.draining and all(i.state is State.SUSPECT for i in program.instances if i.state is not State.READY):
+                continue
+            return f"nothing is armed for {moving}"
+        short = len(program.instances) < target(program, turn.after)
+        if short and program.preflight is not Preflight.ASKED:
+            return f"{name} is short of {target(program, turn.after) - len(program.instances)}, and nothing is armed"
+    return ""
+
+
+def settled_is_settled(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """A second call does nothing: neither for what is due, nor for a program that nobody thought of."""
+    if isinstance(turn.event, Looked) and not turn.effects and turn.after.programs == turn.before.programs:
+        return ""
+    everything = replace(turn.after, wakes=dict.fromkeys(turn.after.programs, turn.now))
+    again, effects, _ = turn.step(everything, Woke(), turn.now)
+    if effects:
+        return f"settled again, it does {effects}"
+    if again.programs != turn.after.programs:
+        changed = [name for name, program in again.programs.items() if program != turn.after.programs.get(name)]
+        return f"settled again, {changed} change"
+    return ""
+
+
+def ready_falls_for_a_reason(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """The number of ready instances falls only by an exit, a look, a command, or where one must leave before the next may start."""
+    if isinstance(
+        turn.event, Exited | SpawnFailed | Looked | StartAsked | StopAsked | RestartAsked | SignalAsked | Applied | ShutdownAsked
+    ):
+        return ""
+    for name in _touched(turn):
+        before, after = turn.before.programs.get(name), turn.after.programs.get(name)
+        if before is None or after is None or turn.after.draining:
+            continue
+        fell = _ready(before) - _ready(after)
+        turns_taken = after.settings.relief.extra == 0 and any(_replaced(i, after) for i in before.instances)
+        if fell > 0 and not turns_taken and _ready(after) < target(after, turn.after):
+            return f"{name}: {fell} fewer ready by {turn.event}"
+        if fell > 0 and turns_taken and isinstance(turn.event, Woke | Answered | Preflighted) and fell > 1:
+            return f"{name}: {fell} leave at once by {turn.event}"
+    return ""
+
+
+def one_leaves_at_a_time(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """Whatever leaves by a decision of the supervisor's own leaves enough that serve."""
+    if isinstance(turn.event, StopAsked | ShutdownAsked | Applied | RestartAsked):
+        return ""
+    for name in _touched(turn):
+        before, after = turn.before.programs.get(name), turn.after.programs.get(name)
+        if before is None or after is None or not target(after, turn.after):
+            continue
+        states = {i.id: i.state for i in after.instances}
+        gone = [i.id for i in before.instances if i.state is State.READY and states.get(i.id) is State.RETIRING]
+        if gone and after.settings.relief.extra and _ready(after) < target(after, turn.after):
+            return f"{[str(i) for i in gone]} leave, and {_ready(after)} of {target(after, turn.after)} are ready"
+        if len(gone) > 1 and not after.settings.relief.extra:
+            return f"{[str(i) for i in gone]} leave at once, and none may live beside its successor"
+    return ""
+
+
+def _ready(program: Program) -> int:
+    return sum(1 for i in program.instances if i.state is State.READY)
+
+
+def starts_are_bounded(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """No storm: neither of reliefs within a minute, nor of starts after failures."""
+    for effect in turn.effects:
+        if not isinstance(effect, Spawn):
+            continue
+        name = effect.id.program
+        before, after, past = turn.before.programs.get(name), turn.after.programs[name], ledger.past(name)
+        relief, restart = after.settings.relief, after.settings.restart
+        if before is not None and _relieves(before, after, turn):
+            past.reliefs = [at for at in past.reliefs if turn.now - at < RELIEF_WINDOW_S] + [turn.now]
+            if len(past.reliefs) > relief.budget:
+                return f"{effect.id} is relief number {len(past.reliefs)} within {RELIEF_WINDOW_S} s, and the budget is {relief.budget}"
+        past.spawns = [at for at in past.spawns if turn.now - at < RELIEF_WINDOW_S and at >= past.commanded] + [turn.now]
+        # Failures up to the budget of the window and the one beyond it, each instance's replacement, reliefs, and then the slow pace.
+        count = after.settings.instances
+        bound = (restart.budget + 2) * count * max(1.0, RELIEF_WINDOW_S / restart.window_s) + relief.budget + 2 * count
+        bound += RELIEF_WINDOW_S / max(restart.limit_s, 0.1) * count
+        bound *= max(1.0, RELIEF_WINDOW_S / (restart.healthy_s + 1.0)) if restart.healthy_s < RELIEF_WINDOW_S else 1.0
+        if len(past.spawns) > bound:
+            return f"{effect.id} is start number {len(past.spawns)} within {RELIEF_WINDOW_S} s; {bound:.0f} are explicable"
+    return ""
+
+
+def _relieves(before: Program, after: Program, turn: Turn) -> bool:
+    """Whether a start is made because of suspects alone."""
+    suspects = sum(1 for i in after.instances if i.state is State.SUSPECT)
+    fit = sum(1 for i in after.instances if i.state in (State.READY, State.STARTING) and not _replaced(i, after))
+    return suspects > 0 and fit - 1 + suspects >= target(after, turn.after)
+
+
+def crash_loops_are_slow(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """In a crash loop a start in the place of a failed one comes at the slowest pace."""
+    for effect in turn.effects:
+        if isinstance(effect, Spawn):
+            before = turn.before.programs.get(effect.id.program)
+            if before is None or not before.crash_loop or before.failed is None or isinstance(turn.event, _COMMANDS):
+                continue
+            if turn.after.programs[effect.id.program].crash_loop and turn.now - before.failed < before.settings.restart.limit_s - EPSILON_S:
+                return f"{effect.id} is started {turn.now - before.failed:.1f} s after a failure, in a crash loop"
+    return ""
+
+
+_COMMANDS = StartAsked | StopAsked | RestartAsked | Applied | ShutdownAsked
+
+
+def told_once(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    seen: set[tuple[int, str, int]] = set()
+    for effect in turn.effects:
+        if isinstance(effect, Tell):
+            message = (effect.incident, effect.key, effect.step)
+            if message in ledger.told or message in seen:
+                return f"told twice: incident {effect.incident}, {effect.key}, step {effect.step}"
+            seen.add(message)
+    return ""
+
+
+def killing_goes_on(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    for program in turn.after.programs.values():
+        for instance in program.instances:
+            if instance.state is State.KILLING:
+                last = max(ledger.killed.get(instance.id, instance.since), instance.since)
+                if turn.now - last > KILL_AGAIN_S + 1.0 and not _kills(turn, instance.id):
+                    return f"{instance.id} is dying, and was not killed for {turn.now - last:.1f} s"
+    return ""
+
+
+def _kills(turn: Turn, wanted: InstanceId) -> bool:
+    return any(isinstance(effect, Kill) and effect.id == wanted for effect in turn.effects)
+
+
+def lost_stays_lost(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """A build that was given up is never chosen again unasked."""
+    for name in _touched(turn):
+        before, after = turn.before.programs.get(name), turn.after.programs.get(name)
+        if before is None or after is None:
+            continue
+        past = ledger.past(name)
+        if after.build.number != before.build.number and not isinstance(turn.event, Applied):
+            past.lost.add(before.build.number)
+        if after.build.number in past.lost:
+            return f"{name}: build {after.build.number} was given up, and is chosen again"
+    for effect in turn.effects:
+        if isinstance(effect, Spawn) and effect.build.number in ledger.past(effect.id.program).lost:
+            return f"{effect.id} is of build {effect.build.number}, which was given up"
+    return ""
+
+
+def drains_in_order(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """In a shutdown nobody is asked to stop before those that need it are gone, or cannot be killed."""
+    if not turn.after.draining or turn.after.hurried:
+        return ""
+    for effect in turn.effects:
+        if isinstance(effect, Signal):
+            program = turn.after.programs.get(effect.id.program)
+            if program is None or effect.signal != program.settings.stop or ledger.asked.get(effect.id):
+                continue
+            for other in turn.after.programs.values():
+                if effect.id.program in other.settings.after and any(i.tries < 3 for i in other.instances):
+                    leaving = turn.instance(effect.id)
+                    if leaving is None or leaving.state is not State.RETIRING:
+                        return f"{effect.id} is asked to stop while {other.settings.name} needs it"
+    return ""
+
+
+def resting_rests(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """With when = "never" nothing that ended by itself is started again by itself."""
+    if not isinstance(turn.event, Exited):
+        return ""
+    before, after = turn.before.programs.get(turn.event.id.program), turn.after.programs.get(turn.event.id.program)
+    if before is None or after is None or not target(after, turn.after):
+        return ""
+    ended = next((i for i in before.instances if i.id == turn.event.id), None)
+    rests = after.settings.restart.when is RestartWhen.NEVER or (
+        after.settings.restart.when is RestartWhen.FAILURE and turn.event.status == 0
+    )
+    unasked = ended is not None and ended.state in (State.READY, State.STARTING, State.SUSPECT)
+    if rests and unasked and after.resting <= before.resting:
+        return f"{turn.event.id} ended by itself and does not rest"
+    return ""
+
+
+def _touched(turn: Turn) -> tuple[str, ...]:
+    """The programs that this step changed."""
+    before, after = turn.before.programs, turn.after.programs
+    return tuple(name for name in {**before, **after} if before.get(name) is not after.get(name))
+
+
+RULES: tuple[Rule, ...] = (
+    never_more_than_allowed,
+    no_number_twice,
+    nobody_is_forgotten,
+    effects_name_the_living,
+    gate_opens_once_recorded,
+    kills_are_just,
+    tell_does_not_heal,
+    what_waits_is_armed,
+    ready_falls_for_a_reason,
+    one_leaves_at_a_time,
+    starts_are_bounded,
+    crash_loops_are_slow,
+    told_once,
+    killing_goes_on,
+    lost_stays_lost,
+    drains_in_order,
+    resting_rests,
+    settled_is_settled,
+)
+
+
+def broken_rule(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """The first rule that does not hold after this step, with its name; "" when all hold."""
+    hear(turn, ledger)
+    for rule in RULES:
+        if problem := rule(turn, ledger, sites):
+            return f"{rule.__name__}: {problem}"
+    _write(turn, ledger)
+    return ""

@@ -1,0 +1,96 @@
+"""One seed: faults, calm, convergence, quiet, shutdown. Says what broke, where, and the last lines of the story."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervisor.policy import fleet as policy
+from tests.sim.agenda import START
+from tests.sim.mischief import Calm, Mischief, not_converged
+from tests.sim.plan import make_plan
+from tests.sim.spelling import spell
+from tests.sim.world import QUIET_S, QUIET_TURNS, Reborn, Step, World, reborn, round_trip
+
+LINES = 30
+FAULTS_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one world. `problem` is "" when every rule held."""
+
+    seed: int
+    problem: str
+    story: tuple[str, ...]
+    virtual_s: float
+    turns: int
+    spawns: int
+    kills: int
+
+    def __str__(self) -> str:
+        if not self.problem:
+            return f"seed {self.seed}: fine"
+        return "\n".join((f"seed {self.seed}: {self.problem}", *self.story))
+
+
+def run_seed(seed: int, faults_s: float = FAULTS_S, step: Step = policy.step, reborn: Reborn = reborn) -> Outcome:
+    """Run the world of `seed`: `faults_s` virtual seconds of mischief, then calm."""
+    world = World(make_plan(seed), step, reborn)
+    problem = _run(world, faults_s)
+    lines = tuple(f"{at - START:9.3f}  {kind} {spell(thing)}" for at, kind, thing in world.story)
+    return Outcome(
+        seed, problem, _without_repeats(lines)[-LINES:], world.agenda.now - START, world.turns, world.ledger.spawns, world.ledger.kills
+    )
+
+
+def _run(world: World, faults_s: float) -> str:
+    agenda = world.agenda
+
+    def failed() -> bool:
+        return world.failed is not None
+
+    Mischief(world)
+    if agenda.run_until(agenda.now + faults_s, failed):
+        return str(world.failed)
+    if round_trip(world.fleet) != world.fleet:
+        return "the record does not give back the fleet"
+    calm = Calm(world)
+    end = agenda.now + calm.limit_s
+    while agenda.now < end and not_converged(world):
+        if agenda.run_until(agenda.now + 1.0, failed):
+            return str(world.failed)
+    if problem := not_converged(world):
+        return f"not converged {calm.limit_s:.0f} s after calm: {problem}"
+    return _quiet(world) or _shutdown(world)
+
+
+def _without_repeats(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """A look that says the same again each 0.25 s and changes nothing is one line."""
+    kept: list[str] = []
+    for line in lines:
+        same = bool(kept) and " looked " in line and line.split(" looked ")[1].split(",")[0] == kept[-1].split(" looked ")[-1].split(",")[0]
+        if same:
+            kept.pop()
+        kept.append(line)
+    return tuple(kept)
+
+
+def _quiet(world: World) -> str:
+    """Nobody comes any more: the supervisor has nothing to do, but to forget."""
+    for site in world.sites.values():
+        site.customers = False
+    remembered = sum(len(p.failures) + len(p.reliefs) for p in world.fleet.programs.values())
+    before = world.turns
+    world.agenda.run_until(world.agenda.now + QUIET_S, lambda: world.failed is not None)
+    if world.failed is not None:
+        return str(world.failed)
+    if problem := not_converged(world):
+        return f"it was calm, and is not any more: {problem}"
+    woken = world.turns - before
+    return f"{woken} turns within {QUIET_S:.0f} quiet seconds" if woken > QUIET_TURNS + remembered else ""
+
+
+def _shutdown(world: World) -> str:
+    world.shut_down()
+    world.agenda.run_until(world.agenda.now + 10_000.0, lambda: world.failed is not None or not world.up)
+    return str(world.failed) if world.failed is not None else ""

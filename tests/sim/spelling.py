@@ -1,0 +1,54 @@
+"""How a story reads: events and effects in few words."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+
+from supervisor.model import (
+    Applied,
+    Build,
+    Candidate,
+    InstanceId,
+    Looked,
+    Note,
+    ProgramSettings,
+    Tell,
+)
+from tests.sim.agenda import START
+
+
+def spell(thing: object) -> str:
+    """One line."""
+    match thing:
+        case Looked():
+            since = "unknown" if thing.since is None else f"{thing.at - thing.since:.2f} s"
+            return f"looked {thing.id} {thing.verdict.kind.value}, still for {since}, at {thing.at - START:.2f}"
+        case Note():
+            return f"[{thing.subject} {thing.name}] {thing.text}"
+        case Tell():
+            return f"TELL {thing.incident}/{thing.key}/{thing.step} {thing.severity.name}: {thing.text}"
+        case Applied():
+            return "applied " + ", ".join(spell(candidate) for candidate in thing.programs)
+        case Candidate():
+            return f"{thing.settings.name} {thing.release} {_settings(thing.settings)}"
+        case Build():
+            return f"build {thing.number} ({thing.release})"
+        case InstanceId() | str() | int() | float():
+            return str(thing)
+        case tuple():
+            return " ".join(spell(part) for part in thing)
+        case _ if is_dataclass(thing):
+            values = ", ".join(spell(getattr(thing, part.name)) for part in fields(thing))
+            return f"{type(thing).__name__}({values})"
+        case _:
+            return str(thing)
+
+
+def _settings(settings: ProgramSettings) -> str:
+    hang, restart, relief = settings.hang, settings.restart, settings.relief
+    return (
+        f"(x{settings.instances}+{relief.extra} after={','.join(settings.after)} start={settings.health.start_s:g} grace={settings.grace_s:g} "
+        f"certain={hang.certain_s:g} blocked={hang.blocked_s} act={hang.act.value} retire={relief.retire.value} relief={relief.budget} "
+        f"when={restart.when.value} limit={restart.limit_s:g} budget={restart.budget}/{restart.window_s:g} healthy={restart.healthy_s:g} "
+        f"rollback={settings.release.rollback})"
+    )

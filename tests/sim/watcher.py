@@ -1,0 +1,45 @@
+"""Looks at instances and says what is true of them; mischief may make the news late, double or lost, never false."""
+
+from __future__ import annotations
+
+from supervisor.model import HangSettings, Kind, Looked, Nature, Verdict
+from tests.sim.servers import Phase, Server, Site
+
+TICK_S = 0.25
+RESTLESS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED, Kind.UNINTERRUPTIBLE, Kind.STARVED})
+HUNG = {Nature.SPINNING: Kind.SPINNING, Nature.LOCKED: Kind.LOCKED, Nature.BLOCKED: Kind.BLOCKED, Nature.NONE: Kind.LOCKED}
+
+
+def look(server: Server, site: Site, hang: HangSettings, now: float, *, sick: bool) -> Looked:
+    """The truth about one server at `now`."""
+    if server.phase in (Phase.GATE, Phase.BOOT):
+        return Looked(server.id, now, None, Verdict(Kind.STARTING, "it does not answer yet", now))
+    kind, nature = _kind(server, site, hang, now, sick=sick)
+    since = server.still_since(now) if server.behaviour.probed or server.moved is None else server.moved
+    if not server.behaviour.probed and server.capable:
+        since = now
+    return Looked(server.id, now, since, Verdict(kind, f"{kind}, {now - since:.1f} s still", since, nature=nature))
+
+
+def _kind(server: Server, site: Site, hang: HangSettings, now: float, *, sick: bool) -> tuple[Kind, Nature]:
+    still_s = now - server.still_since(now)
+    nature = server.nature()
+    if server.frozen == "D":
+        return Kind.UNINTERRUPTIBLE, nature
+    if still_s < hang.suspect_s or not _somebody_waits(server, site, hang, now):
+        return (Kind.BUSY if server.serving else Kind.HEALTHY), Nature.NONE
+    if server.frozen == "T":
+        return Kind.STOPPED, Nature.LOCKED
+    if sick:
+        return Kind.STARVED, nature
+    limit_s = hang.blocked_s if nature is Nature.BLOCKED else hang.certain_s
+    if limit_s is not None and still_s >= limit_s:
+        return HUNG[nature], nature if nature is not Nature.NONE else Nature.LOCKED
+    return Kind.SUSPECT, nature if nature is not Nature.NONE else Nature.LOCKED
+
+
+def _somebody_waits(server: Server, site: Site, hang: HangSettings, now: float) -> bool:
+    if server.behaviour.probed or any(now - r.arrived >= hang.suspect_s for r in server.serving):
+        return True
+    oldest = site.oldest()
+    return oldest is not None and now - oldest >= hang.suspect_s and not server.stopping

@@ -1,0 +1,432 @@
+"""One world: the supervisor's turn, its effects on servers, deaths, and the way from faults to calm.
+
+A turn is what the daemon does: event, step, record, effects. Everything the mechanisms answer comes as an event of its own, later.
+The supervisor is told nothing that a real one could not know.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+import msgspec
+
+from supervisor.model import (
+    Answered,
+    Applied,
+    Build,
+    Candidate,
+    Effect,
+    Event,
+    EvidenceTaken,
+    Exited,
+    Fleet,
+    Forget,
+    InstanceId,
+    Kill,
+    Look,
+    Looked,
+    Note,
+    Open,
+    Preflighted,
+    Program,
+    ProgramSettings,
+    RunPreflight,
+    ShutdownAsked,
+    Signal,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    StartAsked,
+    State,
+    StopAsked,
+    TakeEvidence,
+    Tell,
+    Wanted,
+    Woke,
+)
+from supervisor.policy import fleet as policy
+from tests.sim.agenda import Agenda, Processors
+from tests.sim.invariants import Ledger, Turn, broken_rule
+from tests.sim.plan import Behaviour, Plan, ProgramPlan
+from tests.sim.servers import Phase, Request, Server, Site, Sort
+from tests.sim.watcher import RESTLESS, TICK_S, look
+
+Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
+Reborn = Callable[[Fleet, tuple[Candidate, ...]], tuple[Fleet, tuple[Candidate, ...]]]
+
+TURNS_AT_ONCE = 400  # turns at one instant: more is a supervisor that spins
+STORY_LINES = 400
+QUIET_S = 30.0  # of nothing to do, after calm
+QUIET_TURNS = 6  # a supervisor that wakes more often then, polls
+
+
+class Broken(Exception):
+    """A rule does not hold. The text says which and how."""
+
+
+def reborn(record: Fleet, candidates: tuple[Candidate, ...]) -> tuple[Fleet, tuple[Candidate, ...]]:
+    """What a new supervisor starts from: nothing lives any more, and numbers go on."""
+    started = {name: program.started for name, program in record.programs.items()}
+    return Fleet(incidents=record.incidents), tuple(replace(c, started=started.get(c.settings.name, 0)) for c in candidates)
+
+
+@dataclass(slots=True)
+class Config:
+    """What the operator's file says of one program now."""
+
+    settings: ProgramSettings
+    directory: str
+
+
+class World:
+    """Everything of one seed."""
+
+    def __init__(self, plan: Plan, step: Step = policy.step, reborn: Reborn = reborn) -> None:
+        self.plan = plan
+        self.random = Random(plan.seed * 7919 + 1)
+        self.agenda = Agenda()
+        self.processors = Processors(self.agenda, plan.cores)
+        self.ledger = Ledger()
+        self.sites: dict[str, Site] = {}
+        self.programs: dict[str, ProgramPlan] = {p.settings.name: p for p in (*plan.programs, *plan.spares)}
+        self.behaviours: dict[str, Behaviour] = {p.directory: p.behaviour for p in self.programs.values()}
+        self.config: dict[str, Config] = {p.settings.name: Config(p.settings, p.directory) for p in plan.programs}
+        self.fleet = Fleet()
+        self.record = Fleet()
+        self.wake: float | None = None
+        self.calm = False
+        self.sick = False
+        self.blind_until = 0.0
+        self.turns = 0
+        self.story: deque[tuple[float, str, object]] = deque(maxlen=STORY_LINES)
+        self._step = step
+        self._reborn = reborn
+        self._life = 0  # of the supervisor: what was on its way to an earlier one is lost
+        self._up = False
+        self._pid = 100
+        self._at_once = 0
+        self._last_turn = 0.0
+        self._failed: Broken | None = None
+        self._news: dict[InstanceId, object] = {}  # the kind of the last look that was sent
+        self._shutdown: float | None = None
+        for name, program in self.programs.items():
+            self.sites[name] = self._site(name, program)
+        self._begin()
+        self.agenda.after(TICK_S, self._watch)
+
+    # --- the supervisor
+
+    @property
+    def up(self) -> bool:
+        """Whether a supervisor lives."""
+        return self._up
+
+    @property
+    def failed(self) -> Broken | None:
+        return self._failed
+
+    def has(self, kind: str) -> bool:
+        """Whether this world knows that kind of mischief, and it is not calm yet."""
+        return not self.calm and kind in self.plan.mischief
+
+    def chance(self, kind: str, probability: float) -> bool:
+        return self.has(kind) and self.random.random() < probability
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        return tuple(Candidate(c.settings, c.directory.rsplit("/", 1)[-1], c.directory) for c in self.config.values())
+
+    def apply(self) -> None:
+        self.post(Applied(self.candidates(), self.plan.escalation))
+
+    def post(self, event: Event) -> None:
+        """One turn of the supervisor: step, record, effects."""
+        if not self._up or self._failed is not None:
+            return
+        now = self.agenda.now
+        if now != self._last_turn:
+            self._last_turn, self._at_once = now, 0
+        self._at_once += 1
+        self.turns += 1
+        before = self.fleet
+        self._tell(type(event).__name__, event)
+        after, effects, wake = self._step(before, event, now)
+        self.fleet = after
+        for effect in effects:
+            self._tell("  ->", effect)
+        if self._at_once > TURNS_AT_ONCE:
+            self._fail(f"it spins: {self._at_once} turns at one instant")
+        if problem := broken_rule(Turn(before, event, after, effects, wake, now, self._step), self.ledger, self.sites):
+            self._fail(problem)
+        self.record = after
+        life = self._life
+        for effect in effects:
+            if self.chance("death", 0.002):
+                self.die()
+            if self._life != life:
+                return
+            self._perform(effect)
+        self._arm(wake)
+        if policy.drained(after):
+            self._ended()
+
+    def send(self, event: Event, delay_s: float) -> None:
+        """An event on its way; it is lost when the supervisor dies before it arrives."""
+        self.agenda.after(delay_s, self._arrive, self._life, event)
+
+    def die(self) -> None:
+        """SIGKILL: what waits at its gate ends, and a new supervisor comes soon."""
+        if not self._up:
+            return
+        self._tell("supervisor died", "")
+        self._down()
+        self.agenda.after(self.random.uniform(0.1, 2.0), self._begin)
+
+    def _down(self) -> None:
+        self._up = False
+        self._life += 1
+        self._news.clear()
+        for site in self.sites.values():
+            for server in list(site.servers.values()):
+                if server.phase is Phase.GATE:
+                    site.end(server, 1, 0)
+
+    def _begin(self) -> None:
+        """A new supervisor: the trees named in the record are ended first."""
+        named = {i.id: i for p in self.record.programs.values() for i in p.instances}
+        for site in self.sites.values():
+            for server in list(site.servers.values()):
+                if server.alive and (server.id not in named or named[server.id].pid != server.pid):
+                    self._fail(f"{server.id} lives, and the record of the dead supervisor does not name it")
+                server.frozen = ""
+                site.end(server, -9, 0)
+                site.servers.pop(server.id, None)
+        self.ledger.new_life(self.agenda.now)
+        self._up = True
+        self._shutdown = None
+        self.fleet, candidates = self._reborn(self.record, self.candidates())
+        self.post(Applied(candidates, self.plan.escalation))
+
+    def _arm(self, wake: float | None) -> None:
+        self.wake = wake
+        if wake is not None:
+            self.agenda.at(wake, self._woke, self._life, wake)
+
+    def _woke(self, life: int, wake: float) -> None:
+        if life == self._life and wake == self.wake:
+            self.post(Woke())
+
+    def _arrive(self, life: int, event: Event) -> None:
+        if life == self._life:
+            self.post(event)
+
+    # --- shutdown
+
+    def shut_down(self) -> None:
+        self.post(ShutdownAsked())
+        if self._shutdown is None and self._up and self.fleet.draining:
+            self._shutdown = self.agenda.now
+            self.agenda.after(self._longest_drain_s(), self._late_shutdown, self._life)
+
+    def _longest_drain_s(self) -> float:
+        """Every program's grace one after the other, and the kills."""
+        return sum(p.settings.grace_s + 16.0 for p in self.fleet.programs.values()) + 5.0
+
+    def _late_shutdown(self, life: int) -> None:
+        if life == self._life:
+            living = [str(s.id) for site in self.sites.values() for s in site.servers.values() if s.alive]
+            self._fail(f"the shutdown does not end; alive: {living}")
+
+    def _ended(self) -> None:
+        """The daemon's own stop is complete; systemd starts it again."""
+        living = [s for site in self.sites.values() for s in site.servers.values() if s.alive]
+        if stray := [str(s.id) for s in living if not s.doomed and s.id not in self.ledger.killed]:
+            self._fail(f"the shutdown is over and {stray} live")
+        self._tell("supervisor ended", "")
+        self._down()
+        self.agenda.after(0.5, self._begin)
+
+    # --- effects
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Spawn():
+                slow = self.chance("exec", 0.1)
+                self.agenda.after(self.random.uniform(0.5, 3.0) if slow else 0.002, self._spawn, self._life, effect)
+            case Open():
+                if server := self._server(effect.id):
+                    self._site_of(effect.id).boot(server)
+            case Signal():
+                self._signal(effect)
+            case Kill():
+                self.agenda.after(0.005, self._kill, self._life, effect)
+            case Look():
+                if (server := self._server(effect.id)) is not None:
+                    self._send_look(server)
+            case TakeEvidence():
+                if not self.chance("looks", 0.2):
+                    slow_s = self.random.uniform(0.1, 1.0) if not self.chance("looks", 0.2) else 6.0
+                    self.send(EvidenceTaken(effect.id, "loops in shop.py:41 coupon()"), slow_s)
+            case RunPreflight():
+                fails = self.behaviours[effect.build.directory].preflight_fails
+                slow_s = self.random.uniform(1.0, 20.0) if self.chance("release", 0.2) else 0.3
+                self.send(Preflighted(effect.program, effect.build.number, "it does not compile" if fails else ""), slow_s)
+            case Forget():
+                if any(server.alive for server in self.sites[effect.program].servers.values()):
+                    self._fail(f"{effect.program} is forgotten while it lives")
+            case Note() | Tell():
+                pass
+
+    def _spawn(self, life: int, effect: Spawn) -> None:
+        if life != self._life:
+            return
+        behaviour = self.behaviours[effect.build.directory]
+        if behaviour.exec_fails:
+            self.post(SpawnFailed(effect.id, "No such file or directory", True))
+            return
+        if self.chance("exec", 0.15):
+            self.post(SpawnFailed(effect.id, "Address already in use", False))
+            return
+        self._pid += 1
+        site = self._site_of(effect.id)
+        server = Server(effect.id, behaviour, self._pid, self.agenda.now)
+        server.deaf = self.random.random() < behaviour.deaf or self.chance("deaf", 0.3)
+        site.servers[effect.id] = server
+        if self.random.random() < behaviour.boot_crash or self.chance("boot-crash", 0.3):
+            self.agenda.after(behaviour.boot_s * self.random.random() + 0.01, site.end, server, 1, 0)
+        self.send(Spawned(effect.id, self._pid, self._pid * 10), self.random.uniform(0.5, 2.0) if self.chance("exec", 0.05) else 0.0)
+
+    def _signal(self, effect: Signal) -> None:
+        server = self._server(effect.id)
+        if server is None or server.phase is Phase.DEAD:
+            self.send(Exited(effect.id, None, 0, "ended, and how is not known"), 0.01)
+        elif effect.signal == "CONT":
+            self.agenda.after(0.05, self._site_of(effect.id).thaw, server, "T")
+        elif effect.signal in ("TERM", "QUIT"):
+            self.agenda.after(0.05, self._site_of(effect.id).ask, server)
+
+    def _kill(self, life: int, effect: Kill) -> None:
+        if life != self._life:
+            return
+        server = self._server(effect.id)
+        if server is None or not server.alive:
+            self.send(Exited(effect.id, None, 0, "ended, and how is not known"), 0.01)
+            return
+        unmoved = effect.unmoved_since
+        if unmoved is not None and server.phase is not Phase.DEAD and server.still_since(self.agenda.now) > unmoved + 1e-6:
+            self.post(self.look(server))
+            return
+        if self.chance("tree", 0.25):
+            return
+        self._site_of(effect.id).kill(server, 2 if self.chance("tree", 0.2) else 0)
+
+    def _server(self, wanted: InstanceId) -> Server | None:
+        return self._site_of(wanted).servers.get(wanted)
+
+    def _site_of(self, wanted: InstanceId) -> Site:
+        return self.sites[wanted.program]
+
+    def _site(self, name: str, program: ProgramPlan) -> Site:
+        site = Site(name, self.agenda, self.processors, self.random)
+        site.ended = self._server_ended
+        site.answers = self._server_answers
+        self.agenda.after(self.random.expovariate(1 / program.arrivals_s), self._customer, name)
+        return site
+
+    def _server_ended(self, server: Server, status: int) -> None:
+        site = self._site_of(server.id)
+        if not server.left:
+            site.servers.pop(server.id, None)
+        words = "" if server.left else f"status {status}"
+        event = Exited(server.id, status, server.left, words)
+        self.send(event, 0.0003)
+        if self.chance("looks", 0.1):
+            self.send(event, self.random.uniform(0.0, 3.0))
+
+    def _server_answers(self, server: Server) -> None:
+        """Answered its first probe; the probe asks again until it is heard."""
+        late_s = self.random.uniform(0.5, 4.0) if self.chance("looks", 0.1) else self.random.uniform(0.0, 0.2)
+        self.send(Answered(server.id, "GET /health answered 200"), late_s)
+        if self.chance("looks", 0.1):
+            self.send(Answered(server.id, "GET /health answered 200"), self.random.uniform(0.0, 5.0))
+        life_s = server.behaviour.life_s
+        site = self._site_of(server.id)
+        if life_s is not None:
+            self.agenda.after(life_s, site.end, server, 1, 0)
+
+    # --- the watcher and the customers
+
+    def look(self, server: Server) -> Looked:
+        name = server.id.program
+        known = self.fleet.programs.get(name)
+        hang = (known.settings if known is not None else self.programs[name].settings).hang
+        return look(server, self.sites[name], hang, self.agenda.now, sick=self.sick)
+
+    def _watch(self) -> None:
+        self.agenda.after(TICK_S, self._watch)
+        if not self._up or self.agenda.now < self.blind_until:
+            return
+        for site in self.sites.values():
+            for server in list(site.servers.values()):
+                if server.phase is not Phase.UP:
+                    continue
+                seen = self.look(server)
+                kind = seen.verdict.kind
+                if kind in RESTLESS or self._news.get(server.id) != kind:
+                    self._news[server.id] = kind
+                    self._send(seen)
+
+    def _send_look(self, server: Server) -> None:
+        if server.alive and self.agenda.now >= self.blind_until:
+            self.agenda.after(0.02, self._look_now, self._life, server)
+
+    def _look_now(self, life: int, server: Server) -> None:
+        if life == self._life and server.phase is not Phase.DEAD:
+            self._send(self.look(server))
+
+    def _send(self, seen: Looked) -> None:
+        if self.chance("looks", 0.08):
+            return
+        if self.chance("looks", 0.03):
+            seen = replace(seen, since=None) if self.random.random() < 0.5 else _unknown(seen)
+        self.send(seen, self.random.uniform(0.1, 6.0) if self.chance("looks", 0.08) else 0.0)
+        if self.chance("looks", 0.05):
+            self.send(seen, self.random.uniform(0.0, 4.0))
+
+    def _customer(self, name: str) -> None:
+        program, site = self.programs[name], self.sites[name]
+        self.agenda.after(self.random.expovariate(1 / program.arrivals_s), self._customer, name)
+        if not site.customers or name not in self.fleet.programs:
+            return
+        living = next(iter(site.servers.values()), None)
+        loops = living is not None and not self.calm and self.random.random() < living.behaviour.loops
+        sort = Sort.POISON if loops else Sort.NORMAL
+        site.arrive(Request(sort, self.random.expovariate(1 / program.work_s), program.database, self.agenda.now))
+
+    # --- what a failure says
+
+    def tell(self, kind: str, thing: object) -> None:
+        self._tell(kind, thing)
+
+    def _tell(self, kind: str, thing: object) -> None:
+        self.story.append((self.agenda.now, kind, thing))
+
+    def _fail(self, problem: str) -> None:
+        if self._failed is None:
+            self._failed = Broken(problem)
+
+    def fail(self, problem: str) -> None:
+        self._fail(problem)
+
+
+def _unknown(seen: Looked) -> Looked:
+    from supervisor.model import Kind, Verdict
+
+    return replace(seen, since=None, verdict=Verdict(Kind.UNKNOWN, "the look failed", seen.at))
+
+
+def round_trip(fleet: Fleet) -> Fleet:
+    """The fleet as a later supervisor would read it."""
+    return msgspec.json.decode(msgspec.json.encode(fleet), type=Fleet)
