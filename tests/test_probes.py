@@ -1,0 +1,580 @@
+"""Probes against real servers on loopback, and attribution of real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import errno
+import os
+import select
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.mechanism import probes
+from supervisor.mechanism.probes import (
+    Address,
+    CommandTarget,
+    HttpTarget,
+    Outcome,
+    TcpTarget,
+    address_of,
+    ask,
+    ask_command,
+    ask_http,
+    ask_tcp,
+    attribute,
+    targets,
+)
+from supervisor.model import HealthSettings, InstanceId, LaunchSettings, ProgramSettings
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+SOON_S = 0.15  # a timeout that a test has to sit through
+LONG_S = 20.0  # a timeout that no test may reach
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@asynccontextmanager
+async def serving(serve: Serve, path: str = "", **options: Any) -> AsyncIterator[Any]:
+    """A server on a port of its own, or at a path; in the end what it serves is brought to its end."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.append(asyncio.create_task(serve(reader, writer)))
+
+    start = asyncio.start_unix_server(connected, path) if path else asyncio.start_server(connected, "127.0.0.1", 0, **options)
+    async with await start as server:
+        yield server.sockets[0].getsockname()
+    async with asyncio.timeout(LONG_S):
+        await asyncio.gather(*tasks)
+
+
+async def answer(target: HttpTarget | TcpTarget, serve: Serve, **options: Any) -> Outcome:
+    """Ask a server, once."""
+    async with serving(serve) as address:
+        return await ask(dataclasses.replace(target, address=address), **({"timeout_s": LONG_S} | options))
+
+
+def replies(data: bytes, requests: list[bytes] | None = None) -> Serve:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        if requests is not None:
+            requests.append(request)
+        writer.write(data)
+        await writer.drain()
+        writer.close()
+
+    return serve
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Reads until the end, which a reset would make a ConnectionError, and never says a word."""
+    await reader.read()
+    writer.close()
+
+
+HEALTH = HttpTarget(("", 0), "shop", "/health?key=secret")
+
+
+def test_http_200_is_an_answer_to_a_plain_request() -> None:
+    requests: list[bytes] = []
+    outcome = asyncio.run(answer(HEALTH, replies(OK, requests)))
+    assert (outcome.answered, outcome.spoke, outcome.other) == (True, True, False)
+    assert outcome.text.startswith("GET /health answered 200 in ")
+    assert 0 < outcome.took_s < LONG_S
+    assert outcome.at <= time.monotonic()
+    line, *headers = requests[0].decode().split("\r\n")
+    assert line == "GET /health?key=secret HTTP/1.1"
+    assert {"host: shop", "connection: close", "user-agent: reviver/0.1"} <= {header.lower() for header in headers}
+
+
+@pytest.mark.parametrize(("status", "answered"), [(204, True), (302, True), (399, True), (400, False), (404, False), (503, False)])
+def test_http_statuses_from_200_to_399_are_answers_and_all_show_that_it_moves(status: int, answered: bool) -> None:
+    data = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 %d Any\r\nContent-Length: 0\r\n\r\n" % status
+    outcome = asyncio.run(answer(HEALTH, replies(data)))
+    assert (outcome.answered, outcome.spoke) == (answered, True)
+    assert f"answered {status} in" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("data", "spoke", "text"),
+    [
+        (b"", False, "GET /health: closed without an answer"),
+        (b"SSH-2.0-OpenSSH_9\r\n", True, "GET /health: no http answer"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2 * probes.HEADERS_LIMIT_BYTES, True, "GET /health: no http answer"),
+    ],
+)
+def test_http_what_is_no_answer_is_said(data: bytes, spoke: bool, text: str) -> None:
+    outcome = asyncio.run(answer(HEALTH, replies(data)))
+    assert (outcome.answered, outcome.spoke, outcome.text) == (False, spoke, text)
+
+
+def test_http_silence_ends_at_the_timeout() -> None:
+    outcome = asyncio.run(answer(HEALTH, silent, timeout_s=SOON_S))
+    assert (outcome.answered, outcome.spoke) == (False, False)
+    assert outcome.text.startswith("GET /health: no answer for ")
+    assert outcome.took_s >= SOON_S
+
+
+def test_http_a_dripping_answer_is_none_but_shows_that_it_moves() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200")
+        await silent(reader, writer)
+
+    outcome = asyncio.run(answer(HEALTH, drip, timeout_s=SOON_S))
+    assert (outcome.answered, outcome.spoke) == (False, True)
+    assert "no whole answer for" in outcome.text
+
+
+def test_http_the_body_is_read_so_that_the_server_sees_no_reset() -> None:
+    """The server learns by end of file that we are done; a reset would be a ConnectionError."""
+    ends: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n")
+        for _ in range(10):
+            writer.write(b"x" * 5000)
+            await writer.drain()
+            await asyncio.sleep(0)
+        ends.append(await reader.read())
+        writer.close()
+
+    assert asyncio.run(answer(HEALTH, serve)).answered
+    assert ends == [b""]
+
+
+def test_http_an_endless_body_is_left() -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"x" * 5000)
+                await writer.drain()
+        except ConnectionError:
+            writer.close()
+
+    assert asyncio.run(answer(HEALTH, endless)).answered
+
+
+def test_http_a_refused_connection_is_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+    outcome = asyncio.run(ask_http(HttpTarget(address, "x", "/"), timeout_s=LONG_S))
+    assert (outcome.answered, outcome.text) == (False, "GET /: connection refused")
+
+
+def test_http_on_unix_sockets_by_path_and_abstract(tmp_path: Path) -> None:
+    async def both() -> list[Outcome]:
+        found = []
+        for address in (str(tmp_path / "s"), f"@reviver-test-{uuid.uuid4().hex}"):
+            async with serving(replies(OK), address.replace("@", "\0")):
+                found.append(await ask_http(HttpTarget(address, "localhost", "/health"), timeout_s=LONG_S))
+        return found
+
+    assert [outcome.answered for outcome in asyncio.run(both())] == [True, True]
+
+
+def test_unix_socket_that_is_missing_or_full_is_no_answer(tmp_path: Path) -> None:
+    """A full queue refuses at once with EAGAIN: that is the server's silence, and not a fault of ours."""
+    path = str(tmp_path / "s")
+    missing = asyncio.run(ask_tcp(TcpTarget(path), timeout_s=SOON_S))
+    assert (missing.answered, missing.text) == (False, f"tcp unix:{path}: no such file or directory")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(path)
+            full = asyncio.run(ask_tcp(TcpTarget(path), timeout_s=SOON_S))
+    assert (full.answered, full.took_s >= SOON_S) == (False, True)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_https_is_asked_whatever_the_certificate(tmp_path: Path) -> None:
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=other -keyout key -out cert"
+    subprocess.run(make.split(), cwd=tmp_path, capture_output=True, check=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+
+    async def question() -> tuple[Outcome, Outcome]:
+        async with serving(replies(OK), ssl=context) as address:
+            good = await ask_http(HttpTarget(address, "localhost:1", "/health", tls=True), timeout_s=LONG_S)
+        async with serving(silent) as address:
+            return good, await ask_http(HttpTarget(address, "localhost:1", "/health", tls=True), timeout_s=SOON_S)
+
+    before = descriptors()
+    good, bad = asyncio.run(question())
+    assert good.text.startswith("GET /health answered 200")
+    assert (bad.answered, bad.spoke) == (False, False)
+    assert descriptors() == before
+
+
+# --- who accepted ---------------------------------------------------------------------------------------------------------------
+
+
+def test_whose_is_asked_until_our_instance_accepted_and_only_then_the_request_goes() -> None:
+    requests: list[bytes] = []
+    asked: list[tuple[Address, Address, int]] = []
+
+    def whose(local: tuple[str, int], peer: tuple[str, int]) -> bool | None:
+        asked.append((local, peer, len(requests)))
+        return True if len(asked) == 3 else None
+
+    outcome = asyncio.run(answer(HEALTH, replies(OK, requests), whose=whose))
+    assert outcome.answered
+    assert [sent for _, _, sent in asked] == [0, 0, 0]
+    local, peer, _ = asked[0]
+    assert (local[0], peer[0]) == ("127.0.0.1", "127.0.0.1")
+    assert local != peer
+
+
+def test_whose_another_instance_accepted_is_unknown_and_nothing_was_sent() -> None:
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read())
+        writer.close()
+
+    outcome = asyncio.run(answer(HEALTH, serve, whose=lambda local, peer: False))
+    assert (outcome.answered, outcome.other) == (None, True)
+    assert outcome.text == "GET /health: another instance accepted"
+    assert heard in ([], [b""])
+
+
+def test_whose_nobody_accepted_is_no_answer() -> None:
+    outcome = asyncio.run(answer(TcpTarget(("", 0)), silent, whose=lambda local, peer: None, timeout_s=SOON_S))
+    assert (outcome.answered, outcome.other) == (False, False)
+
+
+def test_tcp_connects_or_says_why_not() -> None:
+    outcome = asyncio.run(answer(TcpTarget(("", 0)), silent))
+    assert outcome.answered
+    assert outcome.text.startswith("tcp 127.0.0.1:")
+    accepted = asyncio.run(answer(TcpTarget(("", 0)), silent, whose=lambda local, peer: True))
+    assert " accepted in " in accepted.text
+
+
+# --- our own faults -------------------------------------------------------------------------------------------------------------
+
+
+def test_our_own_lack_of_descriptors_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def question() -> Outcome:
+        monkeypatch.setattr(socket, "socket", refuse)
+        return await ask_tcp(TcpTarget(("127.0.0.1", 1)), timeout_s=LONG_S)
+
+    outcome = asyncio.run(question())
+    assert (outcome.answered, outcome.text) == (None, "tcp 127.0.0.1:1: cannot be asked: too many open files")
+
+
+def test_a_timeout_while_our_own_loop_was_stuck_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "LATE_S", 0.05)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hold_up()
+        await silent(reader, writer)
+
+    def hold_up() -> None:
+        time.sleep(SOON_S + 0.1)
+
+    outcome = asyncio.run(answer(HEALTH, serve, timeout_s=SOON_S))
+    assert outcome.answered is None
+    assert "late ourselves" in outcome.text
+
+
+def test_a_name_is_looked_up_off_the_loop_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def look_up(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        asked.append((host, threading.current_thread() is threading.main_thread()))
+        if len(asked) > 1:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return [(socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(probes, "_names", {})
+
+    async def question(host: str) -> Outcome:
+        async with serving(replies(OK)) as (_, port):
+            return await ask_http(HttpTarget((host, port), host, "/"), timeout_s=LONG_S)
+
+    assert asyncio.run(question("localhost")).answered
+    assert asked == []
+    assert asyncio.run(question("shop.test")).answered
+    assert asyncio.run(question("shop.test")).answered
+    assert asked == [("shop.test", False)]
+    monkeypatch.setattr(probes, "NAMES_KEPT_S", 0.0)
+    assert asyncio.run(question("shop.test")).answered, "an old answer serves while the lookup fails"
+    unknown = asyncio.run(question("other.test"))
+    assert (unknown.answered, "the name other.test cannot be looked up" in unknown.text) == (None, True)
+
+
+def test_a_cancelled_question_leaves_nothing_open() -> None:
+    async def question() -> None:
+        async with serving(silent) as address:
+            asking = [
+                asyncio.create_task(ask_http(HttpTarget(address, "x", "/"), timeout_s=LONG_S)),
+                asyncio.create_task(ask_tcp(TcpTarget(address), timeout_s=LONG_S, whose=lambda local, peer: None)),
+            ]
+            await asyncio.sleep(0.02)
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+
+    before = descriptors()
+    asyncio.run(question())
+    assert descriptors() == before
+
+
+# --- targets --------------------------------------------------------------------------------------------------------------------
+
+
+def program(**health: Any) -> ProgramSettings:
+    launch = LaunchSettings(command=("x",), env=(("A", "b"),), user="nobody")
+    return ProgramSettings(name="store", launch=launch, health=HealthSettings(**health))
+
+
+@pytest.mark.parametrize(
+    ("health", "held", "expected"),
+    [
+        ({}, [], ()),
+        ({"http": "/h?x=1"}, [("127.0.0.1", 8000)], (HttpTarget(("127.0.0.1", 8000), "localhost:8000", "/h?x=1"),)),
+        ({"http": "/h"}, [("::1", 80)], (HttpTarget(("::1", 80), "localhost:80", "/h"),)),
+        ({"http": "/h"}, [("fd00::1", 80)], (HttpTarget(("fd00::1", 80), "[fd00::1]:80", "/h"),)),
+        ({"http": "/h"}, ["/run/s"], (HttpTarget("/run/s", "localhost", "/h"),)),
+        ({"http": "http://shop.test"}, [], (HttpTarget(("shop.test", 80), "shop.test", "/"),)),
+        ({"http": "http://[::]:81/a?b#c"}, [], (HttpTarget(("::1", 81), "[::]:81", "/a?b"),)),
+        ({"http": "https://u:p@shop.test/"}, [], (HttpTarget(("shop.test", 443), "shop.test", "/", tls=True),)),
+        ({"tcp": "0.0.0.0:8000"}, [], (TcpTarget(("127.0.0.1", 8000)),)),
+        ({"tcp": "[::1]:1"}, [], (TcpTarget(("::1", 1)),)),
+        ({"tcp": "unix:/run/s"}, [], (TcpTarget("/run/s"),)),
+        ({"command": ("check",)}, [], (CommandTarget(("check",), "/srv", (("A", "b"),), "nobody"),)),
+    ],
+)
+def test_targets_of_settings(health: dict[str, Any], held: list[Address], expected: tuple[Any, ...]) -> None:
+    assert targets(program(**health), held, "/srv") == expected
+
+
+@pytest.mark.parametrize("health", [{"http": "/h"}, {"http": "ftp://x/"}, {"http": "shop"}, {"tcp": "8000"}, {"tcp": "host:http"}])
+def test_targets_of_what_cannot_be_asked_raises(health: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"http|address"):
+        targets(program(**health), [], "/")
+
+
+@pytest.mark.parametrize(
+    ("family", "bound", "host"),
+    [(socket.AF_INET, "0.0.0.0", "127.0.0.1"), (socket.AF_INET6, "::", "::1"), (socket.AF_INET6, "::1", "::1")],
+)
+def test_address_of_a_held_socket_can_be_reached(family: int, bound: str, host: str) -> None:
+    with socket.socket(family) as sock:
+        sock.bind((bound, 0))
+        assert address_of(sock.fileno()) == (host, sock.getsockname()[1])
+
+
+def test_address_of_unix_sockets(tmp_path: Path) -> None:
+    for address in (str(tmp_path / "s"), f"@reviver-test-{uuid.uuid4().hex}"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(address.replace("@", "\0"))
+            assert address_of(sock.fileno()) == address
+
+
+# --- commands -------------------------------------------------------------------------------------------------------------------
+
+
+def shell(script: str, *arguments: str, **options: Any) -> CommandTarget:
+    return CommandTarget(("/bin/sh", "-c", script, "sh", *arguments), "/", **options)
+
+
+@pytest.fixture
+def no_children() -> Iterator[None]:
+    """Fails when a test leaves a child of ours behind, or a descriptor."""
+    before = descriptors()
+    yield
+    with pytest.raises(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    assert descriptors() == before
+
+
+async def settled() -> None:
+    """Until every command that was killed is reaped."""
+    for _ in range(10_000):
+        if not probes._running:
+            return
+        await asyncio.sleep(0.001)
+    pytest.fail(f"still running: {probes._running}")
+
+
+@pytest.mark.usefixtures("no_children")
+@pytest.mark.parametrize(
+    ("script", "answered", "text"),
+    [
+        ("exit 0", True, "command sh exited 0 in "),
+        ("echo one; printf 'bad\\033[31m \\n\\n'; exit 3", False, 'command sh exited 3 ("bad?[31m") in '),
+        ("kill -SEGV $$", False, "command sh was killed by SIGSEGV in "),
+        ("head -c 300000 /dev/zero | tr '\\0' x; echo; echo end >&2", True, 'command sh exited 0 ("end") in '),
+    ],
+)
+def test_command_exit_0_is_an_answer(script: str, answered: bool, text: str) -> None:
+    outcome = asyncio.run(ask_command(shell(script), timeout_s=LONG_S))
+    assert (outcome.answered, outcome.spoke) == (answered, False)
+    assert outcome.text.startswith(text)
+
+
+@pytest.mark.usefixtures("no_children")
+def test_command_runs_as_the_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/not/for/probes")
+    monkeypatch.setenv("OURS", "1")
+    target = CommandTarget(
+        ("/bin/sh", "-c", 'echo "$PWD $(umask) $OURS$THEIRS<$NOTIFY_SOCKET> $(id -u):$(id -g)"'),
+        "/usr",
+        env=(("THEIRS", "2"),),
+        user="nobody" if os.getuid() == 0 else "",
+        umask=0o027,
+    )
+    outcome = asyncio.run(ask_command(target, timeout_s=LONG_S))
+    identity = "65534:65534" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
+    assert f'("/usr 0027 12<> {identity}")' in outcome.text
+
+
+@pytest.mark.usefixtures("no_children")
+@pytest.mark.parametrize("change", [{"command": ("/no/such/command",)}, {"directory": "/no/such"}, {"user": "no-such-user-here"}])
+def test_command_that_cannot_be_run_is_unknown(change: dict[str, Any]) -> None:
+    target = CommandTarget(**({"command": ("/bin/true",), "directory": "/"} | change))
+    outcome = asyncio.run(ask_command(target, timeout_s=LONG_S))
+    assert outcome.answered is None
+    assert ": cannot be run: " in outcome.text
+
+
+def gone(reader: int) -> bool:
+    """Whether all who held the pipe's other end have ended, soon."""
+    return bool(select.select([reader], [], [], LONG_S)[0]) and os.read(reader, 1) == b""
+
+
+@pytest.mark.usefixtures("no_children")
+@pytest.mark.parametrize(("last", "answered"), [("wait", False), ("exit 0", True)])
+def test_command_takes_its_children_with_it_at_the_timeout_and_at_its_end(tmp_path: Path, last: str, answered: bool) -> None:
+    """A child that ignores TERM holds a fifo open until it is killed."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    target = shell(f'(trap "" TERM HUP; exec sleep 600) 3>"$1" & exec 4>"$1"; {last}', fifo)
+
+    async def question() -> Outcome:
+        outcome = await ask_command(target, timeout_s=SOON_S if last == "wait" else LONG_S)
+        await settled()
+        return outcome
+
+    try:
+        outcome = asyncio.run(question())
+        assert outcome.answered is answered
+        assert gone(reader)
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.usefixtures("no_children")
+def test_command_is_never_run_twice_at_a_time_and_a_cancelled_one_is_killed() -> None:
+    target = shell("sleep 600")
+
+    async def question() -> tuple[Outcome, Outcome]:
+        first = asyncio.create_task(ask_command(target, timeout_s=LONG_S))
+        await asyncio.sleep(0)
+        second = await ask_command(target, timeout_s=LONG_S)
+        first.cancel()  # while it is being started
+        await asyncio.wait([first])
+        await settled()
+        third = asyncio.create_task(ask_command(target, timeout_s=LONG_S))
+        await asyncio.sleep(0.05)
+        third.cancel()
+        await asyncio.wait([third])
+        await settled()
+        return second, await ask_command(shell("exit 0"), timeout_s=LONG_S)
+
+    second, last = asyncio.run(question())
+    assert (second.answered, "the one before still runs" in second.text) == (None, True)
+    assert last.answered
+
+
+@pytest.mark.usefixtures("no_children")
+def test_command_whose_start_hangs_is_unknown_and_ended_when_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    release, ended = threading.Event(), threading.Event()
+    start, discard = probes._start, probes._discard
+
+    def slow(target: CommandTarget) -> Any:
+        release.wait()
+        return start(target)
+
+    def discarded(started: Any) -> None:
+        discard(started)
+        ended.set()
+
+    monkeypatch.setattr(probes, "_start", slow)
+    monkeypatch.setattr(probes, "_discard", discarded)
+    outcome = asyncio.run(ask_command(shell("sleep 600"), timeout_s=SOON_S))
+    assert outcome.answered is None
+    assert "not done within" in outcome.text
+    release.set()
+    assert ended.wait(LONG_S)
+
+
+# --- attribution ----------------------------------------------------------------------------------------------------------------
+
+STORE, CART = InstanceId("store", 7), InstanceId("cart", 2)
+
+
+@contextmanager
+def process(script: str, **options: Any) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A shell in a session of its own that prints pids on its first line; its whole session is ended afterwards."""
+    with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as child:
+        assert child.stdout is not None
+        try:
+            yield child, [int(word) for word in child.stdout.readline().split()]
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_attribute_by_descent_and_session() -> None:
+    """The leader, its child, and an orphan whose parent has gone but which stayed in the session."""
+    script = "sleep 600 & one=$!; orphan=$(sh -c 'sleep 600 >/dev/null & echo $!'); echo $one $orphan; wait"
+    with process(script) as (leader, (child, orphan)), process("echo $$; exec sleep 600") as (stranger, _):
+        leaders = {leader.pid: STORE, stranger.pid: CART}
+        assert [attribute(pid, leaders) for pid in (leader.pid, child, orphan, stranger.pid)] == [STORE, STORE, STORE, CART]
+        assert attribute(os.getpid(), leaders) is None
+        assert attribute(child, {}) is None
+
+
+def test_attribute_of_a_daemon_by_its_environment_counts_only_for_the_same_user() -> None:
+    claim = os.environ | {"REVIVER_INSTANCE": "store:7"}
+    with process("echo $$; exec sleep 600") as (leader, _), process("echo $$; exec sleep 600", env=claim) as (daemon, _):
+        assert attribute(daemon.pid, {leader.pid: STORE}) == STORE
+        assert attribute(daemon.pid, {leader.pid: InstanceId("store", 8)}) is None
+        assert attribute(daemon.pid, {leader.pid: STORE, daemon.pid: CART}) == CART, "descent is stronger than a claim"
+        if os.getuid() == 0:
+            with process("echo $$; exec sleep 600", env=claim, user=65534, group=65534) as (liar, _):
+                assert attribute(liar.pid, {leader.pid: STORE}) is None
+
+
+def test_attribute_of_a_process_that_is_gone_is_nobodys() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert attribute(child.pid, {os.getpid(): STORE}) is None
