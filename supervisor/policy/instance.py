@@ -94,6 +94,12 @@ def retire(program: Program, instance: Instance, now: float, why: str) -> Progra
     return put(program, gone)
 
 
+def press(program: Program, now: float) -> Program:
+    """The program with the grace counting from now for all that were asked to go and had all the time so far."""
+    pressed = (replace(i, pressed=now) if i.state is State.RETIRING and i.pressed is None else i for i in program.instances)
+    return replace(program, instances=tuple(pressed))
+
+
 def put(program: Program, instance: Instance) -> Program:
     """The program with this instance in the place of the one of the same id."""
     return replace(program, instances=tuple(instance if i.id == instance.id else i for i in program.instances))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from supervisor.model import (
-    Act,
     Answered,
     Blame,
     Build,
@@ -21,18 +20,14 @@ from supervisor.model import (
     Extended,
     Fact,
     Instance,
-    InstanceId,
     Looked,
     Preflight,
     Preflighted,
     Program,
     RestartAsked,
-    Retirement,
-    RunPreflight,
     Severity,
     Signal,
     SignalAsked,
-    Spawn,
     Spawned,
     SpawnFailed,
     StartAsked,
@@ -41,25 +36,18 @@ from supervisor.model import (
     Trial,
     Wanted,
 )
-from supervisor.policy import escalation, history
+from supervisor.policy import escalation, fill, history, leave
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.wanted import (
     World,
-    alone,
-    ceiling,
-    counts,
     leaving,
-    may_leave,
     ready,
     stale,
-    suspects,
     wanted,
 )
-from supervisor.policy.words import note, spell
+from supervisor.policy.words import note, release_of, spell
 
-RELIEF_WINDOW_S = 60.0
-PREFLIGHT_S = 600.0  # a build's preflight commands together
 ROUNDS = 50  # far more than any settling takes: beyond it two stages undo each other, which is our defect
 
 Stage = Callable[[Program, World, Clock], tuple[Program, tuple[Effect, ...]]]
@@ -97,7 +85,9 @@ def apply(program: Program, candidate: Candidate, now: float) -> Program:
         ):
             return _choose(program, known)
     build = Build(program.builds + 1, candidate.release, settings.launch, candidate.directory)
-    program = note(program, "build.made", f"build {build.number}{_release(build)} takes the place of build {program.build.number}")
+    program = note(
+        program, "build.made", f"build {build.number}{release_of(build)} takes the place of build {program.build.number}"
+    )
     program = replace(_choose(program, build), builds=build.number, preflight=_preflight(settings.launch.preflight))
     if program.good is not None and settings.release.rollback:
         program = replace(program, trial=Trial(build.number, now))
@@ -173,7 +163,7 @@ def _preflighted(program: Program, event: Preflighted, now: float) -> Program:
         return note(
             replace(program, preflight=Preflight.PASSED, broken=""), "preflight.passed", f"build {event.build} passed its preflight"
         )
-    text = f"{program.settings.name} build {event.build}{_release(program.build)} failed its preflight: {event.problem}"
+    text = f"{program.settings.name} build {event.build}{release_of(program.build)} failed its preflight: {event.problem}"
     program = note(program, "preflight.failed", f"build {event.build} failed its preflight: {event.problem}")
     if program.good is not None and program.good != program.build:
         return replace(program, trial=Trial(event.build, now, lost=f"its preflight failed: {event.problem}"))
@@ -189,7 +179,7 @@ def _restart_asked(program: Program, event: RestartAsked, now: float) -> Program
         for instance in program.instances:
             if not leaving(instance):
                 program = one.retire(program, instance, now, "an operator wants another in its place at once")
-        program = replace(program, instances=tuple(replace(i, pressed=now) if leaving(i) else i for i in program.instances))
+        program = one.press(program, now)
     return program
 
 
@@ -223,10 +213,6 @@ def _without(program: Program, instance: Instance) -> tuple[Instance, ...]:
     return tuple(i for i in program.instances if i.id != instance.id)
 
 
-def _release(build: Build) -> str:
-    return f" (release {build.release})" if build.release else ""
-
-
 # --- settle: facts become effects -----------------------------------------------------------------------------------------------
 
 
@@ -255,7 +241,7 @@ def expire(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Eff
     program = replace(
         program,
         failures=tuple(at for at in program.failures if not clock.due(at + restart.window_s)),
-        reliefs=tuple(at for at in program.reliefs if not clock.due(at + RELIEF_WINDOW_S)),
+        reliefs=tuple(at for at in program.reliefs if not clock.due(at + fill.RELIEF_WINDOW_S)),
     )
     if program.crash_loop and ready(program) >= program.settings.instances:
         since = max(i.since for i in program.instances if i.state is State.READY)
@@ -285,187 +271,23 @@ def signals(program: Program, _: World, __: Clock) -> tuple[Program, tuple[Effec
     return replace(program, signals=()), tuple(effects)
 
 
-def press(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """A stop counts the grace, also of those that were asked to go before it."""
-    if wanted(program, world) or not may_leave(program, world):
-        return program, ()
-    pressed = tuple(
-        replace(i, pressed=clock.now) if i.state is State.RETIRING and i.pressed is None else i for i in program.instances
-    )
-    return replace(program, instances=pressed), ()
-
-
 def trial(program: Program, world: World, _: Clock) -> tuple[Program, tuple[Effect, ...]]:
     """Trust the build under way once the old ones are gone, or give it up and go back to the last good one."""
     trying = program.trial
     if trying is not None and trying.lost and program.good is not None:
         lost, good = program.build, program.good
-        text = f"build {lost.number}{_release(lost)} is given up, back to build {good.number}{_release(good)}: {trying.lost}"
+        text = f"build {lost.number}{release_of(lost)} is given up, back to build {good.number}{release_of(good)}: {trying.lost}"
         program = note(_choose(program, good), "build.lost", text)
         return replace(program, facts=(*program.facts, Fact("rollback", Severity.CRITICAL, f"{program.settings.name}: {text}"))), ()
     up = wanted(program, world)
     fresh = sum(1 for i in program.instances if i.state is State.READY and not stale(program, i))
     if up and program.good != program.build and fresh >= up and len(program.instances) == fresh:
         if program.good is not None:
-            program = note(program, "build.trusted", f"build {program.build.number}{_release(program.build)} serves: it is trusted")
+            program = note(
+                program, "build.trusted", f"build {program.build.number}{release_of(program.build)} serves: it is trusted"
+            )
         program = replace(program, good=program.build, trial=None)
     return program, ()
-
-
-def leave(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """Ask one more to go when enough others are ready: suspects first, then stale ones, then surplus."""
-    up = wanted(program, world)
-    if not up:
-        return _leave_all(program, world, clock), ()
-    going = _suspect_to_go(program, up) or _stale_to_go(program, up) or _surplus_to_go(program, up)
-    if going is None:
-        return program, ()
-    instance, why = going
-    program = one.retire(program, instance, clock.now, why)
-    if alone(program):
-        program = one.put(program, replace(_find(program, instance.id), pressed=clock.now))
-    return program, ()
-
-
-def _leave_all(program: Program, world: World, clock: Clock) -> Program:
-    if not may_leave(program, world):
-        return program
-    why = "the supervisor stops" if world.draining else "the program is not wanted any more"
-    if not world.draining and not program.removed and program.resting:
-        why = "its siblings rest"
-    for instance in program.instances:
-        if not leaving(instance):
-            program = one.retire(program, instance, clock.now, why)
-    return program
-
-
-def _others_ready(program: Program, instance: Instance) -> int:
-    return sum(1 for i in program.instances if i.state is State.READY and i.id != instance.id)
-
-
-def _suspect_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
-    if program.settings.hang.act is Act.TELL or program.settings.relief.retire is Retirement.WATCH or alone(program):
-        return None
-    for suspect in suspects(program):
-        if _others_ready(program, suspect) >= up:
-            return suspect, "others serve in its place"
-    return None
-
-
-def _stale_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
-    old = [i for i in program.instances if stale(program, i) and i.state in (State.STARTING, State.READY)]
-    if any(not stale(program, suspect) for suspect in suspects(program)):
-        return None
-    for instance in old:
-        why = (
-            "a restart was asked for"
-            if instance.replace
-            else f"build {program.build.number} takes the place of build {instance.build}"
-        )
-        if instance.state is State.STARTING and not (instance.relief and counts(program, instance)):
-            return instance, why
-        if alone(program):
-            if program.preflight is Preflight.PASSED and all(
-                i.state is State.READY for i in program.instances if i.id != instance.id
-            ):
-                return instance, why
-        elif _others_ready(program, instance) >= up and not (instance.relief and suspects(program)):
-            return instance, why
-    return None
-
-
-def _surplus_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
-    serving = [i for i in program.instances if i.state in (State.STARTING, State.READY)]
-    if len(serving) <= up:
-        return None
-    starting = [i for i in serving if i.state is State.STARTING and not stale(program, i)]
-    if starting and ready(program) >= up and not any(stale(program, i) for i in serving):
-        return max(starting, key=lambda i: i.id.number), "enough others are ready"
-    fresh = [i for i in serving if i.state is State.READY and not stale(program, i)]
-    if len(fresh) > up:
-        return min(fresh, key=lambda i: i.id.number), "a newer one serves in its place"
-    return None
-
-
-def order(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """Wait for the programs in `after`, at most as long as they may take to become ready."""
-    if not wanted(program, world):
-        return replace(program, ordered=program.ordered and bool(program.instances), waiting=None), ()
-    if program.ordered:
-        return program, ()
-    missing = [name for name in program.settings.after if name in world.programs and not ready(world.programs[name])]
-    if not missing:
-        return replace(program, ordered=True, waiting=None), ()
-    if program.waiting is None:
-        program = note(program, "program.waiting", f"waits until {_and(missing)} {_is(missing)} ready")
-        program = replace(program, waiting=clock.now)
-    longest_s = max(world.programs[name].settings.health.start_s for name in missing)
-    if program.waiting is None or not clock.due(program.waiting + longest_s):
-        return program, ()
-    program = note(program, "program.waited", f"starts although {_and(missing)} {_is(missing)} not ready after {spell(longest_s)}")
-    return replace(program, ordered=True, waiting=None), ()
-
-
-def fill(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """Start one more instance of the build under way when fewer than wanted count, and the backoff allows."""
-    up = wanted(program, world)
-    counted = sum(1 for i in program.instances if counts(program, i))
-    if counted >= up or len(program.instances) >= ceiling(program, world) or not program.ordered:
-        return program, ()
-    earliest = history.next_start(program)
-    if earliest is not None and not clock.due(earliest):
-        return program, ()
-    waiting = suspects(program)
-    relief = bool(waiting) and counted + len(waiting) >= up
-    if relief and len(program.reliefs) >= program.settings.relief.budget:
-        return _relief_refused(program, clock), ()
-    build = program.good if relief and program.trial is not None and program.good is not None else program.build
-    if build == program.build and program.preflight is not Preflight.PASSED:
-        return _run_preflight(program, clock)
-    return _start(program, build, clock.now, relief=relief)
-
-
-def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple[Program, tuple[Effect, ...]]:
-    number = program.started + 1
-    born = Instance(
-        id=InstanceId(program.settings.name, number),
-        build=build.number,
-        state=State.STARTING,
-        since=now,
-        spawned=now,
-        relief=relief,
-    )
-    what = f"relief {born.id} started beside {_and([str(i.id) for i in suspects(program)])}" if relief else f"{born.id} started"
-    program = note(program, "instance.started", what + _release(build))
-    restart = 1 if program.owed else 0
-    program = replace(
-        program,
-        started=number,
-        restarts=program.restarts + restart,
-        owed=max(0, program.owed - 1),
-        reliefs=(*program.reliefs, now) if relief else program.reliefs,
-        instances=(*program.instances, born),
-    )
-    return program, (Spawn(born.id, build),)
-
-
-def _relief_refused(program: Program, clock: Clock) -> Program:
-    """The budget is used up: the careful path until it is not, and people are told."""
-    clock.due(program.reliefs[0] + RELIEF_WINDOW_S)
-    if program.incident is not None and "relief-budget" in program.incident.told:
-        return program
-    count = len(program.reliefs)
-    text = f"{program.settings.name}: {count} relief instances within {spell(RELIEF_WINDOW_S)}; the careful path is left"
-    return replace(note(program, "relief.refused", text), facts=(*program.facts, Fact("relief-budget", Severity.CRITICAL, text)))
-
-
-def _run_preflight(program: Program, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    asked = program.preflight_asked
-    if program.preflight is Preflight.ASKED and asked is not None and not clock.due(asked + 2 * PREFLIGHT_S):
-        return program, ()
-    program = note(program, "preflight.started", f"preflight of build {program.build.number}{_release(program.build)}")
-    program = replace(program, preflight=Preflight.ASKED, preflight_asked=clock.now)
-    return program, (RunPreflight(program.settings.name, program.build, PREFLIGHT_S),)
 
 
 def serve(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
@@ -481,16 +303,15 @@ def serve(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[
     return replace(note(program, "program.down", text), facts=(*program.facts, Fact("down", Severity.CRITICAL, text))), ()
 
 
-STAGES: tuple[Stage, ...] = (expire, instances, signals, press, trial, leave, order, fill, serve, escalation.tell)
-
-
-def _find(program: Program, wanted_id: InstanceId) -> Instance:
-    return next(i for i in program.instances if i.id == wanted_id)
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _is(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"
+STAGES: tuple[Stage, ...] = (
+    expire,
+    instances,
+    signals,
+    leave.press,
+    trial,
+    leave.leave,
+    fill.order,
+    fill.fill,
+    serve,
+    escalation.tell,
+)

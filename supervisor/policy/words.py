@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from supervisor.model import Instance, Note, Program
+from supervisor.model import Build, Instance, Note, Program
 
 
 def spell(seconds: float) -> str:
@@ -22,3 +22,13 @@ def note(program: Program, name: str, text: str, instance: Instance | None = Non
     """The program with one more line of its story, about the instance or the program itself."""
     subject = program.settings.name if instance is None else str(instance.id)
     return replace(program, notes=(*program.notes, Note(subject, name, text)))
+
+
+def enumerated(names: list[str]) -> str:
+    """Names in a sentence: "a", "a and b", "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def release_of(build: Build) -> str:
+    """What is put behind a build or an instance of it: " (release 4f2a91c)", or nothing where no release is known."""
+    return f" (release {build.release})" if build.release else ""

@@ -1,0 +1,107 @@
+"""Fill: one more instance of the build under way is started when fewer than wanted count, and nothing is in the way.
+
+First start, restart, relief, rolling and scaling up are this one rule on other facts. What can be in the way: the programs in `after`,
+the backoff, the ceiling of instances that may live at once, the relief budget, and a preflight that has not passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from supervisor.model import Build, Effect, Fact, Instance, InstanceId, Preflight, Program, RunPreflight, Severity, Spawn, State
+from supervisor.policy import history
+from supervisor.policy.clock import Clock
+from supervisor.policy.wanted import World, ceiling, counts, ready, suspects, wanted
+from supervisor.policy.words import enumerated, note, release_of, spell
+
+RELIEF_WINDOW_S = 60.0
+PREFLIGHT_S = 600.0  # a build's preflight commands together
+
+
+def order(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
+    """Wait for the programs in `after`, at most as long as they may take to become ready."""
+    if not wanted(program, world):
+        return replace(program, ordered=program.ordered and bool(program.instances), waiting=None), ()
+    if program.ordered:
+        return program, ()
+    missing = [name for name in program.settings.after if name in world.programs and not ready(world.programs[name])]
+    if not missing:
+        return replace(program, ordered=True, waiting=None), ()
+    if program.waiting is None:
+        program = note(program, "program.waiting", f"waits until {enumerated(missing)} {_is(missing)} ready")
+        program = replace(program, waiting=clock.now)
+    longest_s = max(world.programs[name].settings.health.start_s for name in missing)
+    if program.waiting is None or not clock.due(program.waiting + longest_s):
+        return program, ()
+    program = note(
+        program, "program.waited", f"starts although {enumerated(missing)} {_is(missing)} not ready after {spell(longest_s)}"
+    )
+    return replace(program, ordered=True, waiting=None), ()
+
+
+def fill(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
+    """Start one more instance of the build under way when fewer than wanted count, and the backoff allows."""
+    up = wanted(program, world)
+    counted = sum(1 for i in program.instances if counts(program, i))
+    if counted >= up or len(program.instances) >= ceiling(program, world) or not program.ordered:
+        return program, ()
+    earliest = history.next_start(program)
+    if earliest is not None and not clock.due(earliest):
+        return program, ()
+    waiting = suspects(program)
+    relief = bool(waiting) and counted + len(waiting) >= up
+    if relief and len(program.reliefs) >= program.settings.relief.budget:
+        return _relief_refused(program, clock), ()
+    build = program.good if relief and program.trial is not None and program.good is not None else program.build
+    if build == program.build and program.preflight is not Preflight.PASSED:
+        return _run_preflight(program, clock)
+    return _start(program, build, clock.now, relief=relief)
+
+
+def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple[Program, tuple[Effect, ...]]:
+    number = program.started + 1
+    born = Instance(
+        id=InstanceId(program.settings.name, number),
+        build=build.number,
+        state=State.STARTING,
+        since=now,
+        spawned=now,
+        relief=relief,
+    )
+    what = (
+        f"relief {born.id} started beside {enumerated([str(i.id) for i in suspects(program)])}" if relief else f"{born.id} started"
+    )
+    program = note(program, "instance.started", what + release_of(build))
+    restart = 1 if program.owed else 0
+    program = replace(
+        program,
+        started=number,
+        restarts=program.restarts + restart,
+        owed=max(0, program.owed - 1),
+        reliefs=(*program.reliefs, now) if relief else program.reliefs,
+        instances=(*program.instances, born),
+    )
+    return program, (Spawn(born.id, build),)
+
+
+def _relief_refused(program: Program, clock: Clock) -> Program:
+    """The budget is used up: the careful path until it is not, and people are told."""
+    clock.due(program.reliefs[0] + RELIEF_WINDOW_S)
+    if program.incident is not None and "relief-budget" in program.incident.told:
+        return program
+    count = len(program.reliefs)
+    text = f"{program.settings.name}: {count} relief instances within {spell(RELIEF_WINDOW_S)}; the careful path is left"
+    return replace(note(program, "relief.refused", text), facts=(*program.facts, Fact("relief-budget", Severity.CRITICAL, text)))
+
+
+def _run_preflight(program: Program, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
+    asked = program.preflight_asked
+    if program.preflight is Preflight.ASKED and asked is not None and not clock.due(asked + 2 * PREFLIGHT_S):
+        return program, ()
+    program = note(program, "preflight.started", f"preflight of build {program.build.number}{release_of(program.build)}")
+    program = replace(program, preflight=Preflight.ASKED, preflight_asked=clock.now)
+    return program, (RunPreflight(program.settings.name, program.build, PREFLIGHT_S),)
+
+
+def _is(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
