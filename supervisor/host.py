@@ -1,0 +1,149 @@
+"""What only this host tells of a configuration: users, folders, commands, rights.
+
+Asks the system's databases and reads the files' metadata; changes nothing, and may block: callers are a command line or a lane.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from supervisor import readers
+from supervisor.model import LaunchSettings, ProgramSettings, Settings
+from supervisor.readers import ConfigError
+
+
+class NotExecutable(ValueError):
+    """A command cannot be started; the text says why."""
+
+
+# --- what only this host tells --------------------------------------------------------------------------------------------------
+
+
+def examine(settings: Settings, environ: Mapping[str, str] | None = None) -> tuple[ConfigError, ...]:
+    """The faults that show only on this host: users, folders, commands, rights. Changes nothing, and may block."""
+    environ = os.environ if environ is None else environ
+    faults = [("reviver.group", *problem) for problem in _group_problems(settings.daemon.group)]
+    for program in settings.programs:
+        faults += [(f"program.{program.name}.{key}", problem, mend) for key, problem, mend in _program_problems(program, environ)]
+    for number, step in enumerate(settings.escalation, 1):
+        for channel in step.notify:
+            if channel.startswith("command:"):
+                command = tuple(shlex.split(channel.removeprefix("command:")))
+                faults += [(f"escalation[{number}].notify", *problem) for problem in _command_problems(command, "/", "")]
+    return tuple(ConfigError(readers.printable(settings.path), *fault) for fault in faults)
+
+
+def search_path(launch: LaunchSettings, environ: Mapping[str, str]) -> str:
+    """The PATH on which a program's commands are looked for: its own, else Reviver's followed by the folder of its interpreter."""
+    own = dict(launch.env).get("PATH")
+    return own if own is not None else os.pathsep.join((environ.get("PATH", os.defpath), os.path.dirname(sys.executable)))
+
+
+def executable(command: str, directory: str, path: str) -> str:
+    """The file that a command's first word names.
+
+    directory  absolute, where the program runs: relative words and relative parts of the path start there
+    path       as in PATH
+    raises     NotExecutable, which says why
+    """
+    if "/" in command:
+        candidates = [os.path.join(directory, command)]
+    else:
+        candidates = [os.path.join(directory, folder, command) for folder in path.split(os.pathsep)]
+    dull = ""
+    for candidate in candidates:
+        if not os.path.isfile(candidate):
+            dull = dull or (f"{candidate} is a directory" if "/" in command and os.path.isdir(candidate) else "")
+        elif not os.access(candidate, os.X_OK):
+            dull = dull or f"{candidate} is not executable (chmod +x)"
+        else:
+            _check_interpreter(candidate)
+            return candidate
+    looked = f"there is no {candidates[0]}" if "/" in command else f"looked in {path}"
+    raise NotExecutable(readers.printable(dull or f"{command}: command not found ({looked})"))
+
+
+def _check_interpreter(file: str) -> None:
+    """Raise NotExecutable where a script's first line names an interpreter that is not there (a moved virtual environment)."""
+    try:
+        with open(file, "rb") as opened:
+            first = opened.read(256).split(b"\n", 1)[0]  # execve(2) reads no more of it
+    except OSError:
+        return  # it may be executed without being readable
+    words = first.removeprefix(b"#!").split(maxsplit=1) if first.startswith(b"#!") else []
+    if words and not os.path.isfile(words[0]):
+        raise NotExecutable(readers.printable(f"{file} cannot be executed: its interpreter {os.fsdecode(words[0])} does not exist"))
+
+
+def _command_problems(command: tuple[str, ...], directory: str, path: str) -> Iterator[tuple[str, str]]:
+    if command:
+        try:
+            executable(command[0], directory, path)
+        except NotExecutable as problem:
+            yield str(problem), "install it, or write its whole path"
+
+
+def _group_problems(group: str) -> Iterator[tuple[str, str]]:
+    if group:
+        try:
+            grp.getgrnam(group)
+        except KeyError:
+            yield f"there is no group {readers.quoted(group)} on this host", "create it, or name another"
+
+
+def _user_problems(user: str) -> Iterator[tuple[str, str]]:
+    if user:
+        try:
+            if pwd.getpwnam(user).pw_uid != os.geteuid() and os.geteuid() != 0:
+                yield f"only root may run a program as {readers.quoted(user)}", "run Reviver as root, or leave user out"
+        except KeyError:
+            yield f"there is no user {readers.quoted(user)} on this host", "create it, or name another"
+
+
+def _program_problems(program: ProgramSettings, environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    launch, path = program.launch, search_path(program.launch, environ)
+    yield from (("user", *problem) for problem in _user_problems(launch.user))
+    yield from (("group", *problem) for problem in _group_problems(launch.group))
+    if not os.path.isdir(launch.directory):
+        yield "directory", f"there is no directory {readers.printable(launch.directory)}", "create it, or name another"
+        return  # whatever is looked for in it is not there either
+    commands = [
+        ("command", launch.command),
+        *(("preflight", command) for command in launch.preflight),
+        ("health.command", program.health.command),
+    ]
+    for key, command in commands:
+        yield from ((key, *problem) for problem in _command_problems(command, launch.directory, path))
+    for address in launch.sockets:
+        found = readers.HOST_PORT.fullmatch(address)
+        if found and not may_bind(int(found[3])):
+            yield (
+                "sockets",
+                f"cannot bind {address}: ports below {_first_free_port()} need a right",
+                "run as root, or with CAP_NET_BIND_SERVICE",
+            )
+
+
+_CAP_NET_BIND_SERVICE = 10  # linux/capability.h
+
+
+def may_bind(port: int) -> bool:
+    """Whether this process has the right to bind the port (capabilities(7), ip(7))."""
+    if port >= _first_free_port():
+        return True
+    rights = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return rights is not None and bool(int(rights[1], 16) >> _CAP_NET_BIND_SERVICE & 1)
+
+
+def _first_free_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except (OSError, ValueError):
+        return 1024  # kernels without the setting
