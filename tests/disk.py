@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+INSIDE = "REVIVER_TEST_ON_SMALL_DISK"
 SCRIPT = 'mount -t tmpfs -o "size=$1" none /mnt && echo mounted && read -r _'
 
 
@@ -26,6 +29,23 @@ def small_disk(size: str = "512k") -> Iterator[Path]:
             yield Path(f"/proc/{holder.pid}/root/mnt")
         finally:
             holder.stdin.close()
+
+
+def alone_on_small_disk(test: str) -> Path | None:
+    """The same for what looks at the path itself, as SQLite does: runs `test` (file::name) once more, in the namespace.
+
+    returns  the folder when called in there; None when the test has passed in there, and nothing is left to do
+    """
+    if os.environ.get(INSIDE) == test:
+        return Path("/mnt")
+    shell = 'mount -t tmpfs -o size=512k none /mnt || exit 77; exec "$@"'
+    pytest_command = [sys.executable, "-m", "pytest", test]
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell, "sh", *pytest_command]
+    done = subprocess.run(command, env={**os.environ, INSIDE: test}, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("no small disk: this user may not make a mount namespace")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return None
 
 
 def fill(disk: Path) -> None:

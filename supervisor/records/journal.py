@@ -1,0 +1,474 @@
+"""The memory on disk: the story, events and effects for replay, incidents, the alerts' outbox, and the highest instance numbers.
+
+`<state_dir>/journal.db` is SQLite in WAL mode, written in a lane of its own: adding returns at once, and all that waits is one
+transaction. A disk that is full or gone costs no more than rows: what waits is tried again each second, what does not fit any more
+is counted, and the loss is said and written down once there is room. A file that is damaged, or from a newer Reviver, is moved
+aside and said. Only at the start may it fail: `JournalError`. Readers (the command line) open the file for themselves, read-only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from supervisor.lanes import Lane
+from supervisor.model import Effect, Event, Note, Spawn, Tell
+from supervisor.records.backlog import Backlog
+from supervisor.records.handover import boot_id
+from supervisor.records.log import escaped
+
+VERSION = 1  # of the tables below, in user_version
+ROWS_LIMIT = 10_000  # rows that wait: some 300 bytes each, a minute of the busiest fleet
+LETTERS_RESERVE = 1_000  # room beyond it for incidents and alerts: an alert must not be lost to a flood of samples
+RETRY_S = 1.0  # between tries while the disk takes nothing
+BUSY_S = 5.0  # that somebody's reading transaction, or a backup, may hold the file
+SEQ_LIMIT = 1_000_000  # newest lines and events kept: some 300 MB at most, also where `keep` is off
+WAL_BYTES = 4 * 1024 * 1024  # that the write-ahead log is cut back to after a burst
+TRIM_EVERY_S = 3600.0
+
+SCHEMA = """
+CREATE TABLE story (seq INTEGER PRIMARY KEY, wall REAL, mono REAL, boot TEXT, subject TEXT, program TEXT, name TEXT, text TEXT);
+CREATE INDEX story_program ON story (program, seq);
+CREATE TABLE events (seq INTEGER PRIMARY KEY, wall REAL, mono REAL, boot TEXT, type TEXT, event BLOB, effects BLOB);
+CREATE TABLE incidents (
+  number INTEGER PRIMARY KEY, program TEXT, opened_wall REAL, severity INTEGER, headline TEXT, over_wall REAL);
+CREATE TABLE numbers (program TEXT PRIMARY KEY, highest INTEGER);
+CREATE TABLE outbox (incident INTEGER, key TEXT, step INTEGER, channel TEXT, told_wall REAL, body BLOB, state TEXT,
+  PRIMARY KEY (incident, key, step, channel)) WITHOUT ROWID;
+"""
+ADD_STORY = "INSERT INTO story (wall, mono, boot, subject, program, name, text) VALUES (?, ?, ?, ?, ?, ?, ?)"
+ADD_EVENT = "INSERT INTO events (wall, mono, boot, type, event, effects) VALUES (?, ?, ?, ?, ?, ?)"
+ADD_NUMBER = "INSERT INTO numbers VALUES (?, ?) ON CONFLICT DO UPDATE SET highest = max(highest, excluded.highest)"
+ADD_INCIDENT = """INSERT INTO incidents VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT DO UPDATE SET
+  headline = CASE WHEN excluded.severity > severity THEN excluded.headline ELSE headline END,
+  severity = max(severity, excluded.severity)"""
+END_INCIDENT = "UPDATE incidents SET over_wall = ? WHERE number = ?"
+ADD_LETTER = "INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?, ?, 'waiting')"
+SETTLE_LETTER = "UPDATE outbox SET state = ? WHERE incident = ? AND key = ? AND step = ? AND channel = ?"
+
+OVER = "over"  # policy's key of the message that closes an incident
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_MAY_NOT_WRITE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+_TYPES: dict[str, Any] = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Effect))}
+
+
+class JournalError(Exception):
+    """The journal cannot be used; its text says what, where, why, and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message for one channel. (incident, key, step, channel) is what makes it one: it is never written twice."""
+
+    incident: int
+    key: str
+    step: int
+    channel: str
+    told_wall: float
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoryLine:
+    seq: int
+    wall: float
+    mono: float
+    boot: str
+    subject: str
+    program: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An event as the loop took it, with the effects that policy answered it with."""
+
+    seq: int
+    wall: float
+    mono: float
+    boot: str
+    event: Event
+    effects: tuple[Effect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a file said when it was opened."""
+
+    highest: dict[str, int]
+    began: dict[int, float]
+    last_incident: int
+    undelivered: tuple[Letter, ...]
+
+
+class _UnusableError(Exception):
+    """The file is damaged, or not ours to understand."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    sql: str
+    values: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Happened:
+    wall: float
+    mono: float
+    event: Event
+    effects: tuple[Effect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    tell: Tell
+    wall: float
+    letters: tuple[Letter, ...]
+    fresh: Future[frozenset[str]]
+
+
+_Item = _Row | _Happened | _Told
+
+
+class Journal:
+    """The writer: one per state directory. Adding is for the loop's thread, except `settled`, which any thread may call."""
+
+    def __init__(self, state_dir: str, lane: Lane, report: Callable[[str], None], *, keep_s: float | None = None) -> None:
+        """Open the file, making it and its directory when missing. Blocks, for some milliseconds.
+
+        lane    for the journal alone: it waits there for the disk
+        report  gets sentences for people; called from the lane's thread
+        keep_s  seconds after which rows are deleted; None keeps them
+        raises  JournalError
+        """
+        self.lost = 0  # rows that were not written, ever
+        self._path = Path(state_dir) / "journal.db"
+        self._report = report
+        self._keep_s = keep_s
+        self._lane = lane
+        self._backlog: Backlog[_Item] = Backlog(lane, self._write, limit=ROWS_LIMIT)
+        self._closing = threading.Event()
+        self._trimmed = 0.0
+        self._inode = 0
+        try:
+            self._boot = boot_id()
+            self._base, self._known = self._open()
+        except (OSError, sqlite3.Error) as problem:
+            raise JournalError(
+                f"cannot write the journal {self._path}: {problem}; make {state_dir} writable, or name another state_dir"
+            ) from problem
+        self._began = dict(self._known.began)
+
+    # What it knew when it was opened.
+
+    def highest(self) -> dict[str, int]:
+        """The highest instance number of each program, ever: numbers are not reused, also not after a reboot."""
+        return dict(self._known.highest)
+
+    def last_incident(self) -> int:
+        """The highest incident number, 0 for none."""
+        return self._known.last_incident
+
+    def undelivered(self) -> tuple[Letter, ...]:
+        """Messages that an earlier life wrote down and did not see delivered, oldest first."""
+        return self._known.undelivered
+
+    # What is added.
+
+    def note(self, wall: float, mono: float, note: Note) -> None:
+        """One line of the story."""
+        program = note.subject.partition(":")[0]
+        self._add(_Row(ADD_STORY, (wall, mono, self._boot, note.subject, program, note.name, escaped(note.text))))
+
+    def happened(self, mono: float, event: Event, effects: tuple[Effect, ...]) -> None:
+        """An event and what policy answered; also the instance numbers that were given."""
+        self._add(_Happened(time.time(), mono, event, effects))
+
+    def began(self, incident: int, wall: float) -> float:
+        """When (wall) the incident was opened; `wall` for one that is new."""
+        return self._began.setdefault(incident, wall)
+
+    def told(self, tell: Tell, wall: float, letters: tuple[Letter, ...] = ()) -> Future[frozenset[str]]:
+        """Write the incident and its messages, together. The answer, once on disk: the channels whose letter was not known yet."""
+        item = _Told(tell, wall, letters, Future())
+        self.began(tell.incident, wall)
+        if tell.key == OVER:
+            self._began.pop(tell.incident, None)
+        self._add(item, reserve=LETTERS_RESERVE)
+        return item.fresh
+
+    def settled(self, letter: Letter, state: str) -> None:
+        """A letter's fate: "delivered" or "failed"."""
+        self._add(_Row(SETTLE_LETTER, (state, letter.incident, letter.key, letter.step, letter.channel)), reserve=LETTERS_RESERVE)
+
+    def close(self, deadline_s: float) -> bool:
+        """Write what waits and close the file; False when the disk did not take it in time. Blocks."""
+        self._closing.set()
+        self._lane.put(self._shut)
+        return self._lane.drain(deadline_s)
+
+    def _add(self, item: _Item, *, reserve: int = 0) -> None:
+        self._backlog.add(item, reserve=reserve)
+
+    # In the lane.
+
+    def _write(self, items: list[_Item], lost: int) -> None:
+        """Write a batch, trying until the disk takes it. Only the end of the process gives up."""
+        self.lost += lost
+        problem = ""
+        while True:
+            try:
+                self._commit(items, lost, problem)
+            except (OSError, sqlite3.Error) as error:
+                if not problem:
+                    self._report(f"cannot write the journal {self._path}: {error}; what happens now is remembered only for a while")
+                problem = str(error)
+                if _damaged(error) and self._set_aside(problem):
+                    continue
+                if self._closing.wait(RETRY_S):
+                    self.lost += len(items)
+                    return
+            else:
+                break
+        if problem or lost:
+            self._report(f"the journal {self._path} is written again; {lost} entries were lost")
+        with contextlib.suppress(sqlite3.Error):  # what cannot be deleted now is deleted an hour later
+            self._trim()
+
+    def _commit(self, items: list[_Item], lost: int, problem: str) -> None:
+        if _inode(self._path) != self._inode:  # somebody removed or replaced the file: SQLite would go on writing into the dead one
+            self._reopen()
+        fresh = []
+        with _transaction(self._base) as base:
+            for item in items:
+                match item:
+                    case _Row(sql, values):
+                        base.execute(sql, values)
+                    case _Happened():
+                        self._put_happened(base, item)
+                    case _Told():
+                        fresh.append((item.fresh, _put_told(base, item)))
+            if lost:
+                text = f"{lost} entries of the journal were lost" + (f": {problem}" if problem else "")
+                base.execute(ADD_STORY, (time.time(), time.monotonic(), self._boot, "reviver", "reviver", "journal.lost", text))
+        for future, channels in fresh:
+            future.set_result(channels)
+
+    def _put_happened(self, base: sqlite3.Connection, item: _Happened) -> None:
+        for effect in item.effects:
+            if isinstance(effect, Spawn):
+                base.execute(ADD_NUMBER, (effect.id.program, effect.id.number))
+        try:
+            event = msgspec.json.encode(item.event)
+            effects = msgspec.json.encode([(type(effect).__name__, effect) for effect in item.effects])
+        except UnicodeEncodeError:  # text of a program's that is no UTF-8: a row that cannot be written must not stop the others
+            self.lost += 1
+            return
+        base.execute(ADD_EVENT, (item.wall, item.mono, self._boot, type(item.event).__name__, event, effects))
+
+    def _trim(self) -> None:
+        """Each hour: delete what is older than `keep_s`, and the oldest of too many events."""
+        now = time.monotonic()
+        if self._trimmed and now < self._trimmed + TRIM_EVERY_S:
+            return
+        self._trimmed = now
+        with _transaction(self._base) as base:
+            for table in ("story", "events"):
+                base.execute(f"DELETE FROM {table} WHERE seq <= (SELECT max(seq) FROM {table}) - ?", (SEQ_LIMIT,))
+            if self._keep_s is not None:
+                oldest = time.time() - self._keep_s
+                for table in ("story", "events"):  # in the order of seq: looks only at what it deletes
+                    first = f"SELECT seq FROM {table} WHERE wall >= ? ORDER BY seq LIMIT 1"
+                    base.execute(f"DELETE FROM {table} WHERE seq < coalesce(({first}), 0)", (oldest,))
+                base.execute("DELETE FROM outbox WHERE told_wall < ?", (oldest,))
+                newest = "SELECT max(number) FROM incidents"  # stays, so that its number is not given again
+                base.execute(f"DELETE FROM incidents WHERE over_wall < ? AND number < ({newest})", (oldest,))
+
+    def _open(self) -> tuple[sqlite3.Connection, _Known]:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it holds messages, and where they go
+        try:
+            base, known = _connect(self._path)
+        except _UnusableError as problem:
+            self._move_aside(str(problem))
+            return self._open()
+        self._inode = _inode(self._path)
+        return base, known
+
+    def _reopen(self) -> None:
+        self._base.close()
+        self._base, _ = self._open()
+
+    def _set_aside(self, why: str) -> bool:
+        """At run time; False: the disk does not let us begin anew, which is tried again with the next write."""
+        self._base.close()
+        try:
+            self._move_aside(why)
+            self._base, _ = self._open()
+        except (OSError, sqlite3.Error):
+            return False
+        return True
+
+    def _move_aside(self, why: str) -> None:
+        aside = self._path.with_name(f"journal.db.{time.time_ns() // 1_000_000}.aside")
+        os.replace(self._path, aside)
+        for suffix in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self._path}{suffix}", f"{aside}{suffix}")
+        self._report(f"the journal {self._path} cannot be used: {why}; it is kept as {aside.name}, and a new one begins")
+
+    def _shut(self) -> None:
+        self._base.close()
+
+
+# For the command line: blocking, read-only, with no writer needed.
+
+
+def read_story(state_dir: str, after: int = 0, limit: int = 100, program: str | None = None) -> list[StoryLine]:
+    """Lines of the story, oldest first: those that follow the seq `after`, or the newest ones when it is 0.
+
+    raises  JournalError
+    """
+    columns = "seq, wall, mono, boot, subject, program, name, text"
+    return [StoryLine(*row) for row in _read(state_dir, "story", columns, after, limit, program)]
+
+
+def read_events(state_dir: str, after: int = 0, limit: int = 100) -> list[Happening]:
+    """Events with their effects, as policy met them; `after` and `limit` as in `read_story`.
+
+    raises  JournalError, msgspec.DecodeError for a row of another version of Reviver
+    """
+    rows = _read(state_dir, "events", "seq, wall, mono, boot, type, event, effects", after, limit, None)
+    return [
+        Happening(seq, wall, mono, boot, _decoded(kind, event), _decoded_effects(effects))
+        for seq, wall, mono, boot, kind, event, effects in rows
+    ]
+
+
+def _read(state_dir: str, table: str, columns: str, after: int, limit: int, program: str | None) -> list[tuple[Any, ...]]:
+    mine = "AND program = :program" if program is not None else ""
+    order = "ASC" if after else "DESC"
+    query = f"SELECT {columns} FROM {table} WHERE seq > :after {mine} ORDER BY seq {order} LIMIT :limit"
+    path = Path(state_dir) / "journal.db"
+    if not path.exists():
+        raise JournalError(f"there is no journal in {state_dir}: either nothing was recorded yet, or state_dir is another")
+    try:
+        with contextlib.closing(_readable(path)) as base:
+            rows = base.execute(query, {"after": after, "limit": limit, "program": program}).fetchall()
+    except sqlite3.Error as problem:
+        raise JournalError(f"cannot read the journal {path}: {problem}") from problem
+    return rows if after else rows[::-1]
+
+
+def _readable(path: Path) -> sqlite3.Connection:
+    """A reader's connection. One who may not make the -shm file reads the file as it lies there, if all of it is in it."""
+    quoted = path.resolve().as_uri()
+    base = sqlite3.connect(f"{quoted}?mode=ro", uri=True, timeout=BUSY_S)
+    try:
+        base.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.OperationalError as problem:
+        base.close()
+        log = Path(f"{path}-wal")
+        if problem.sqlite_errorcode & 0xFF not in _MAY_NOT_WRITE or (log.exists() and log.stat().st_size):
+            raise
+        base = sqlite3.connect(f"{quoted}?mode=ro&immutable=1", uri=True)
+    return base
+
+
+def _decoded(kind: str, data: bytes) -> Any:
+    return msgspec.json.decode(data, type=_TYPES[kind])
+
+
+def _decoded_effects(data: bytes) -> tuple[Effect, ...]:
+    pairs = msgspec.json.decode(data, type=list[tuple[str, msgspec.Raw]])
+    return tuple(_decoded(kind, bytes(raw)) for kind, raw in pairs)
+
+
+# SQLite.
+
+
+def _connect(path: Path) -> tuple[sqlite3.Connection, _Known]:
+    """The writer's connection, with the tables there. Transactions are begun and ended by `_transaction` alone."""
+    base = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+        (version,) = base.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise _UnusableError(f"it was written by a newer Reviver (its version is {version}, this one knows {VERSION})")
+        if version == 0:
+            _make_tables(base)
+        return base, _read_known(base)
+    except sqlite3.Error as problem:
+        base.close()
+        if _damaged(problem):
+            raise _UnusableError(str(problem)) from problem
+        raise
+    except _UnusableError:
+        base.close()
+        raise
+
+
+def _make_tables(base: sqlite3.Connection) -> None:
+    with _transaction(base):
+        for statement in SCHEMA.split(";"):
+            base.execute(statement)
+        base.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _read_known(base: sqlite3.Connection) -> _Known:
+    waiting = "SELECT incident, key, step, channel, told_wall, body FROM outbox WHERE state = 'waiting' ORDER BY told_wall"
+    return _Known(
+        highest=dict(base.execute("SELECT program, highest FROM numbers")),
+        began=dict(base.execute("SELECT number, opened_wall FROM incidents WHERE over_wall IS NULL")),
+        last_incident=base.execute("SELECT coalesce(max(number), 0) FROM incidents").fetchone()[0],
+        undelivered=tuple(Letter(*row) for row in base.execute(waiting)),
+    )
+
+
+@contextlib.contextmanager
+def _transaction(base: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All or nothing, on disk when it ends (WAL with synchronous = FULL, SQLite's default: one fsync)."""
+    base.execute("BEGIN IMMEDIATE")
+    try:
+        yield base
+        base.execute("COMMIT")
+    finally:
+        if base.in_transaction:
+            base.execute("ROLLBACK")
+
+
+def _put_told(base: sqlite3.Connection, item: _Told) -> frozenset[str]:
+    tell = item.tell
+    base.execute(ADD_INCIDENT, (tell.incident, tell.program, item.wall, int(tell.severity), escaped(tell.text)))
+    if tell.key == OVER:
+        base.execute(END_INCIDENT, (item.wall, tell.incident))
+    fresh = []
+    for letter in item.letters:
+        values = (letter.incident, letter.key, letter.step, letter.channel, letter.told_wall, letter.body)
+        if base.execute(ADD_LETTER, values).rowcount:
+            fresh.append(letter.channel)
+    return frozenset(fresh)
+
+
+def _damaged(problem: OSError | sqlite3.Error) -> bool:
+    return isinstance(problem, sqlite3.Error) and getattr(problem, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def _inode(path: Path) -> int:
+    """0 for a file that is not there."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
