@@ -44,7 +44,9 @@ def find_config(explicit: str | None, environ: Mapping[str, str]) -> str | None:
     """The configuration file that `config.find` would choose; None when there is none."""
     if explicit or environ.get("REVIVER_CONFIG"):
         return explicit or environ["REVIVER_CONFIG"]
-    home = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    home = environ.get("XDG_CONFIG_HOME", "")
+    if not home.startswith("/"):
+        home = f"{environ.get('HOME') or os.path.expanduser('~')}/.config"
     for path in ("config.toml", f"{home}/reviver/config.toml", "/etc/reviver/config.toml"):
         if os.path.exists(path):
             return path
@@ -76,8 +78,9 @@ def _named_dir(config: str) -> str | None:
 def _default_dir(environ: Mapping[str, str]) -> str:
     if os.geteuid() == 0:
         return "/run/reviver"
-    if environ.get("XDG_RUNTIME_DIR"):
-        return environ["XDG_RUNTIME_DIR"] + "/reviver"
+    own = environ.get("XDG_RUNTIME_DIR", "")
+    if own.startswith("/"):
+        return f"{own.rstrip('/')}/reviver"
     return f"{environ.get('TMPDIR') or '/tmp'}/reviver-{os.geteuid()}"
 
 

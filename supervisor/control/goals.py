@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisor.model import Blame, Candidate, Fleet, Instance, InstanceId, Program, ProgramSettings, State, Wanted
+from supervisor.policy.fill import PREFLIGHT_S
 from supervisor.policy.instance import KILL_AGAIN_S, RETIRING_LIMIT_S
-from supervisor.policy.program import PREFLIGHT_S
 from supervisor.policy.wanted import stale
 from supervisor.policy.words import spell
 

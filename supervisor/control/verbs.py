@@ -246,7 +246,7 @@ class Verbs:
     async def _read(self, path: str | None, caller: Caller) -> Reading:
         """A configuration says which commands run as which user: only the owner may name another file than the running one."""
         if path is not None and path != self._backend.about().config and not caller.owner:
-            text = "only the daemon's own user and root may name another configuration file; without one, the running one is read again"
+            text = "only the daemon's own user and root may name another configuration file; name none to read that one again"
             raise Refused(messages.REFUSED, text)
         try:
             return await self._backend.read(path)

@@ -1,0 +1,271 @@
+"""The operator's door: parses the command line and calls `supervisor.commands`. No logic.
+
+Each verb imports its own module inside its function, for start-up time: `reviver status` is run in loops and prompts, and pays for no
+other verb. What goes wrong is said in one place, in one sentence; nobody sees a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from supervisor import __version__
+from supervisor.control.client import Refusal
+
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+Names = tuple[str, ...]
+
+
+def _nearest(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """`--config` may stand before the verb or after it."""
+    outer: str | None = context.find_root().params.get("config")
+    return value or outer
+
+
+def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Names of programs for the shell; none where no daemon answers."""
+    from supervisor.commands.complete import names
+
+    return names(_nearest(context, _, context.params.get("config")), incomplete)
+
+
+CONFIG = click.option("--config", metavar="FILE", callback=_nearest, help="The configuration (else: see `reviver --help`).")
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+NO_WAIT = click.option("--no-wait", is_flag=True, help="Ask, and do not wait until it is so.")
+NAME = click.argument("name", shell_complete=_complete)
+NAMES = click.argument("names", nargs=-1, required=True, metavar="NAME... | all", shell_complete=_complete)
+ANY_NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete)
+FOLLOW = click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+
+EPILOG = """\b
+Without --config: $REVIVER_CONFIG, ./config.toml, $XDG_CONFIG_HOME/reviver/config.toml, /etc/reviver/config.toml.
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not running, or no daemon answers, 4 no such program, 78 bad configuration.
+Completion: eval "$(_REVIVER_COMPLETE=bash_source reviver)", or zsh_source, fish_source."""
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@CONFIG
+@click.version_option(__version__, prog_name="reviver", message="%(prog)s %(version)s")
+def reviver(config: str | None) -> None:
+    """Keep servers alive: find hung ones, relieve them before customers notice, and say why."""
+
+
+@reviver.command()
+@CONFIG
+def run(config: str | None) -> None:
+    """Supervise the configured programs, in the foreground."""
+    from supervisor.commands.run import run
+
+    run(config)
+
+
+@reviver.command()
+@CONFIG
+@JSON
+def check(config: str | None, as_json: bool) -> int:
+    """Validate the configuration and run the preflights; change nothing."""
+    from supervisor.commands.check import check
+
+    return check(config, as_json)
+
+
+@reviver.command()
+@CONFIG
+@JSON
+def plan(config: str | None, as_json: bool) -> int:
+    """Say what taking up the changed configuration would do."""
+    from supervisor.commands.plan import plan
+
+    return plan(config, as_json)
+
+
+@reviver.command()
+@CONFIG
+@JSON
+@NO_WAIT
+def apply(config: str | None, as_json: bool, no_wait: bool) -> int:
+    """Take up the changed configuration; only programs it touches move."""
+    from supervisor.commands.plan import apply
+
+    return apply(config, not no_wait, as_json)
+
+
+@reviver.command()
+@CONFIG
+@JSON
+@ANY_NAMES
+def status(config: str | None, as_json: bool, names: Names) -> int:
+    """How the programs are; exits 3 when one does not run."""
+    from supervisor.commands.status import status
+
+    return status(config, names, as_json)
+
+
+@reviver.command()
+@CONFIG
+@NO_WAIT
+@NAMES
+def start(config: str | None, no_wait: bool, names: Names) -> int:
+    """Start programs, now, whatever their backoff says."""
+    from supervisor.commands.act import act
+
+    return act(config, "start", {"names": names, "wait": not no_wait})
+
+
+@reviver.command()
+@CONFIG
+@NO_WAIT
+@NAMES
+def stop(config: str | None, no_wait: bool, names: Names) -> int:
+    """Stop programs: their stop signal, the grace, then SIGKILL to what is left."""
+    from supervisor.commands.act import act
+
+    return act(config, "stop", {"names": names, "wait": not no_wait})
+
+
+@reviver.command()
+@CONFIG
+@NO_WAIT
+@click.option("--now", is_flag=True, help="Do not wait until the new ones are ready before the old ones go.")
+@NAMES
+def restart(config: str | None, no_wait: bool, now: bool, names: Names) -> int:
+    """Replace all instances; where two can live, the new one is ready before the old one goes."""
+    from supervisor.commands.act import act
+
+    return act(config, "restart", {"names": names, "wait": not no_wait, "now": now})
+
+
+@reviver.command()
+@CONFIG
+@NO_WAIT
+@NAMES
+def reload(config: str | None, no_wait: bool, names: Names) -> int:
+    """The program's own reload: its signal, or a restart one instance after the other."""
+    from supervisor.commands.act import act
+
+    return act(config, "reload", {"names": names, "wait": not no_wait})
+
+
+@reviver.command()
+@CONFIG
+@click.argument("signal", metavar="SIGNAL")
+@NAMES
+def signal(config: str | None, signal: str, names: Names) -> int:
+    """Send a signal, such as HUP or USR1, to every instance."""
+    from supervisor.commands.act import act
+
+    return act(config, "signal", {"signal": signal, "names": names})
+
+
+@reviver.command()
+@CONFIG
+@FOLLOW
+@click.option("-n", "lines", type=click.IntRange(0, 1_000_000), default=20, show_default=True, help="So many lines of the past.")
+@NAME
+def logs(config: str | None, follow: bool, lines: int, name: str) -> int:
+    """What a program wrote to stdout and stderr."""
+    from supervisor.commands.logs import logs
+
+    return logs(config, name, lines, follow)
+
+
+@reviver.command()
+@CONFIG
+@JSON
+@FOLLOW
+@click.option("-n", "lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="So many lines of the past.")
+@click.argument("name", required=False, default="", shell_complete=_complete)
+def events(config: str | None, as_json: bool, follow: bool, lines: int, name: str) -> int:
+    """What Reviver saw and did. With --json one object a line."""
+    from supervisor.commands.events import events
+
+    return events(config, name, lines, follow, as_json)
+
+
+@reviver.command()
+@CONFIG
+@JSON
+@NAME
+def explain(config: str | None, as_json: bool, name: str) -> int:
+    """Why a program is in its state, what was tried, what comes next and when."""
+    from supervisor.commands.explain import explain
+
+    return explain(config, name, as_json)
+
+
+@reviver.command()
+@CONFIG
+@JSON
+def doctor(config: str | None, as_json: bool) -> int:
+    """What this host allows, and what follows from it."""
+    from supervisor.commands.doctor import doctor
+
+    return doctor(config, as_json)
+
+
+@reviver.group()
+def systemd() -> None:
+    """Let systemd keep the supervisor alive."""
+
+
+@systemd.command("show")
+@CONFIG
+def systemd_show(config: str | None) -> int:
+    """Print the unit."""
+    from supervisor.commands.systemd import show
+
+    return show(config)
+
+
+@systemd.command("install")
+@CONFIG
+def systemd_install(config: str | None) -> int:
+    """Write the unit, and say what to type next."""
+    from supervisor.commands.systemd import install
+
+    return install(config)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(_main())
+
+
+def _main() -> int:
+    """Run the command line and give its exit code. Whatever goes wrong becomes one sentence on stderr."""
+    try:
+        code = reviver.main(prog_name="reviver", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as problem:
+        problem.show()
+        return problem.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except Refusal as problem:
+        return _refused(problem)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it flushes at exit
+        return BROKEN_PIPE
+    except OSError as problem:
+        where = f" {problem.filename}" if problem.filename else ""
+        sys.stderr.write(f"reviver:{where}: {(problem.strerror or str(problem)).lower()}\n")
+        return FAILED
+    return code if isinstance(code, int) else 0
+
+
+def _refused(problem: Refusal) -> int:
+    from supervisor.commands.screen import remark
+
+    remark(f"reviver: {problem}")
+    for detail in problem.details:
+        remark(f"  {detail}")
+    return problem.code
+
+
+if __name__ == "__main__":
+    main()

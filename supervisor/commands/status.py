@@ -1,0 +1,49 @@
+"""`reviver status`: how the programs are. The command that is run in loops and prompts: it imports next to nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from supervisor.commands.daemon import connect
+from supervisor.commands.screen import say, say_json, spell, spell_bytes, table
+from supervisor.control.messages import NOT_RUNNING
+
+HEAD = ("PROGRAM", "STATE", "INSTANCE", "PID", "UPTIME", "CPU", "MEMORY", "RESTARTS", "VERDICT")
+CALM = ("healthy", "starting", "unknown")  # verdicts that say nothing beyond the state
+
+
+def status(config: str | None, names: tuple[str, ...], as_json: bool) -> int:
+    """Print it; 3 when one of the programs does not run at all."""
+    with connect(config) as daemon:
+        answer = daemon.call("status", {"names": names})
+    programs = answer["programs"]
+    if as_json:
+        say_json(answer)
+    elif programs:
+        table(HEAD, [row for program in programs for row in _rows(program)], state=1)
+    else:
+        say("no programs: the configuration has none")
+    return 0 if all(program["instances"] for program in programs) else NOT_RUNNING
+
+
+def _rows(program: dict[str, Any]) -> list[tuple[str, ...]]:
+    name, state, restarts = program["name"], program["state"], str(program["restarts"])
+    if not program["instances"]:
+        return [(name, state, "-", "-", "-", "-", "-", restarts, "")]
+    return [(name, *_cells(state, instance, restarts)) for instance in program["instances"]]
+
+
+def _cells(state: str, instance: dict[str, Any], restarts: str) -> tuple[str, ...]:
+    verdict = instance["verdict"]
+    role = "" if instance["role"] == "main" else f" ({instance['role']})"
+    cpu, rss = instance["cpu_ratio"], instance["rss_bytes"]
+    return (
+        state if state in ("crash-loop", "failed") else instance["state"],
+        f"{instance['id']}{role}",
+        str(instance["pid"] or "-"),
+        spell(instance["uptime_s"]),
+        "-" if cpu is None else f"{100 * cpu:.0f} %",
+        "-" if rss is None else spell_bytes(rss),
+        restarts,
+        "" if verdict["kind"] in CALM else f"{verdict['kind']}: {verdict['because']}",
+    )
