@@ -52,6 +52,7 @@ KILL_AGAIN_S = 5.0
 RETIRING_LIMIT_S = 600.0
 RELIEF_WINDOW_S = 60.0
 SLOW_START_LIMIT = 8
+ANSWERING = frozenset({Kind.HEALTHY, Kind.BUSY, Kind.OVERLOADED})
 HUNG = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
 
 Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
@@ -90,7 +91,7 @@ class Past:
     spawns: list[float] = field(default_factory=list)  # since an operator's command last had a say
     reliefs: list[float] = field(default_factory=list)
     commanded: float = 0.0
-    slow_starts: int = 0
+    slow_starts: int = 0  # in a row, killed because they were not ready in time
     lost: set[int] = field(default_factory=set)  # builds that were given up, and not asked for since
 
 
@@ -104,7 +105,9 @@ class Ledger:
     spawned: set[InstanceId] = field(default_factory=set)
     opened: set[InstanceId] = field(default_factory=set)
     asked: dict[InstanceId, float] = field(default_factory=dict)  # its stop signal
-    at_once: dict[InstanceId, float] = field(default_factory=dict)  # an operator's `restart --now`
+    pressed: set[InstanceId] = field(default_factory=set)  # somebody waits for its end: stop, `restart --now`, or its successor
+    slow: dict[InstanceId, int] = field(default_factory=dict)  # slow starts in a row when it was started
+    late: set[InstanceId] = field(default_factory=set)  # killed because it was not ready in time
     killed: dict[InstanceId, float] = field(default_factory=dict)
     looked: dict[InstanceId, Looked] = field(default_factory=dict)  # the newest that was delivered
     excused: dict[InstanceId, float] = field(default_factory=dict)
@@ -117,8 +120,11 @@ class Ledger:
 
     def new_life(self, now: float) -> None:
         """A new supervisor knows numbers and incidents, nothing else."""
-        for known in (self.living, self.spawned, self.opened, self.asked, self.at_once, self.killed, self.looked, self.excused):
-            known.clear()
+        self.living.clear()
+        self.spawned.clear()
+        self.opened.clear()
+        self.late.clear()
+        self.killed.clear()
         self.programs.clear()
 
 
@@ -137,6 +143,9 @@ def hear(turn: Turn, ledger: Ledger) -> None:
         case Exited():
             if not event.left:
                 ledger.living.discard(event.id)
+            if event.id in ledger.late:
+                ledger.late.discard(event.id)
+                ledger.past(event.id.program).slow_starts += 1
         case Answered():
             before = turn.instance(event.id)
             if before is not None and before.state is State.STARTING:
@@ -147,8 +156,7 @@ def hear(turn: Turn, ledger: Ledger) -> None:
             ledger.past(event.program).commanded = now
             if isinstance(event, RestartAsked) and event.at_once:
                 known = turn.before.programs.get(event.program)
-                for instance in known.instances if known is not None else ():
-                    ledger.at_once.setdefault(instance.id, now)
+                ledger.pressed.update(i.id for i in (known.instances if known is not None else ()))
         case Applied():
             for name in turn.after.programs:
                 past = ledger.past(name)
@@ -156,6 +164,10 @@ def hear(turn: Turn, ledger: Ledger) -> None:
                 past.lost.clear()
         case _:
             pass
+    for name in _touched(turn):
+        program = turn.after.programs.get(name)
+        if program is not None and (not target(program, turn.after) or not program.settings.relief.extra):
+            ledger.pressed.update(i.id for i in program.instances if i.state is State.RETIRING)
 
 
 def _hear_look(event: Looked, ledger: Ledger, now: float) -> None:
@@ -176,6 +188,7 @@ def _write(turn: Turn, ledger: Ledger) -> None:
                 name = effect.id.program
                 ledger.numbers[name] = effect.id.number
                 ledger.living.add(effect.id)
+                ledger.slow[effect.id] = ledger.past(name).slow_starts
                 ledger.spawns += 1
             case Open():
                 ledger.opened.add(effect.id)
@@ -186,12 +199,15 @@ def _write(turn: Turn, ledger: Ledger) -> None:
             case Kill():
                 ledger.kills += 1
                 if effect.id not in ledger.killed and (before := turn.instance(effect.id)) and before.state is State.STARTING:
-                    ledger.past(effect.id.program).slow_starts += 1
+                    ledger.late.add(effect.id)
                 ledger.killed[effect.id] = now
             case Tell():
                 ledger.told.add((effect.incident, effect.key, effect.step))
             case _:
                 pass
+
+
+_COMMANDS = StartAsked | StopAsked | RestartAsked | SignalAsked | Applied | ShutdownAsked
 
 
 # --- the rules ------------------------------------------------------------------------------------------------------------------
@@ -290,7 +306,7 @@ def _unjust(kill: Kill, turn: Turn, ledger: Ledger, site: Site) -> str:
     asked, grace_s = ledger.asked.get(kill.id), program.settings.grace_s
     if asked is not None and now - asked >= RETIRING_LIMIT_S:
         return ""
-    if _an_operator_waits(kill.id, program, turn, ledger) or program.settings.relief.extra == 0:
+    if kill.id in ledger.pressed or not target(program, turn.after):
         if not server.opened:
             return ""
         if asked is not None and now - asked >= grace_s - EPSILON_S:
@@ -300,16 +316,16 @@ def _unjust(kill: Kill, turn: Turn, ledger: Ledger, site: Site) -> str:
     return _unjust_hang(kill, server, instance, program, turn, ledger, site)
 
 
-def _an_operator_waits(wanted: InstanceId, program: Program, turn: Turn, ledger: Ledger) -> bool:
-    return not target(program, turn.after) or wanted in ledger.at_once
-
-
 def _unjust_start(server: Server, instance: Instance, program: Program, turn: Turn, ledger: Ledger) -> str:
-    if not instance.opened and instance.state is State.RETIRING:
-        return ""
-    if server.answering is not None and turn.now - server.answering > 5.0:
-        return f"it answers, for {turn.now - server.answering:.1f} s"
-    slow = ledger.past(program.settings.name).slow_starts
+    if instance.state is State.RETIRING:  # it serves nobody, and was asked to go
+        asked = ledger.asked.get(instance.id)
+        waited_s = turn.now - asked if asked is not None else 0.0
+        polite = not instance.opened or waited_s >= min(program.settings.grace_s, program.settings.hang.certain_s) - EPSILON_S
+        return "" if polite else f"it was asked to stop {waited_s:.1f} s ago"
+    look = ledger.looked.get(instance.id)
+    if server.capable and look is not None and look.at >= turn.now - EPSILON_S and look.verdict.kind in ANSWERING:
+        return f"it answers, and this very look says so: {look.verdict.because}"
+    slow = ledger.slow[instance.id]
     limit_s = max(program.settings.health.start_s * min(2**slow, SLOW_START_LIMIT), instance.start_s or 0.0)
     if turn.now - instance.spawned < limit_s - EPSILON_S:
         return f"it boots for {turn.now - instance.spawned:.1f} s, and has {limit_s:.1f} s"
@@ -340,6 +356,8 @@ def _unjust_hang(
 
 def tell_does_not_heal(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """With hang.act = "tell" no suspect is retired or relieved (kills are judged by `kills_are_just`)."""
+    if isinstance(turn.event, _COMMANDS):
+        return ""
     for effect in turn.effects:
         if isinstance(effect, Signal | Spawn):
             before, after = turn.before.programs.get(effect.id.program), turn.after.programs[effect.id.program]
@@ -394,9 +412,7 @@ def settled_is_settled(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) ->
 
 def ready_falls_for_a_reason(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """The number of ready instances falls only by an exit, a look, a command, or where one must leave before the next may start."""
-    if isinstance(
-        turn.event, Exited | SpawnFailed | Looked | StartAsked | StopAsked | RestartAsked | SignalAsked | Applied | ShutdownAsked
-    ):
+    if isinstance(turn.event, _COMMANDS | Exited | SpawnFailed | Looked):
         return ""
     for name in _touched(turn):
         before, after = turn.before.programs.get(name), turn.after.programs.get(name)
@@ -413,7 +429,7 @@ def ready_falls_for_a_reason(turn: Turn, ledger: Ledger, sites: Mapping[str, Sit
 
 def one_leaves_at_a_time(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """Whatever leaves by a decision of the supervisor's own leaves enough that serve."""
-    if isinstance(turn.event, StopAsked | ShutdownAsked | Applied | RestartAsked):
+    if isinstance(turn.event, _COMMANDS):
         return ""
     for name in _touched(turn):
         before, after = turn.before.programs.get(name), turn.after.programs.get(name)
@@ -440,7 +456,7 @@ def starts_are_bounded(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) ->
         name = effect.id.program
         before, after, past = turn.before.programs.get(name), turn.after.programs[name], ledger.past(name)
         relief, restart = after.settings.relief, after.settings.restart
-        if before is not None and _relieves(before, after, turn):
+        if before is not None and _relieves(effect.id, after, turn):
             past.reliefs = [at for at in past.reliefs if turn.now - at < RELIEF_WINDOW_S] + [turn.now]
             if len(past.reliefs) > relief.budget:
                 return f"{effect.id} is relief number {len(past.reliefs)} within {RELIEF_WINDOW_S} s, and the budget is {relief.budget}"
@@ -455,11 +471,15 @@ def starts_are_bounded(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) ->
     return ""
 
 
-def _relieves(before: Program, after: Program, turn: Turn) -> bool:
+def _relieves(started: InstanceId, after: Program, turn: Turn) -> bool:
     """Whether a start is made because of suspects alone."""
     suspects = sum(1 for i in after.instances if i.state is State.SUSPECT)
-    fit = sum(1 for i in after.instances if i.state in (State.READY, State.STARTING) and not _replaced(i, after))
-    return suspects > 0 and fit - 1 + suspects >= target(after, turn.after)
+    fit = sum(
+        1
+        for i in after.instances
+        if i.state in (State.READY, State.STARTING) and not _replaced(i, after) and i.id.number < started.number
+    )
+    return suspects > 0 and fit + suspects >= target(after, turn.after)
 
 
 def crash_loops_are_slow(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
@@ -472,9 +492,6 @@ def crash_loops_are_slow(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) 
             if turn.after.programs[effect.id.program].crash_loop and turn.now - before.failed < before.settings.restart.limit_s - EPSILON_S:
                 return f"{effect.id} is started {turn.now - before.failed:.1f} s after a failure, in a crash loop"
     return ""
-
-
-_COMMANDS = StartAsked | StopAsked | RestartAsked | Applied | ShutdownAsked
 
 
 def told_once(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:

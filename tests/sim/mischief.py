@@ -236,6 +236,7 @@ class Calm:
         world.tell("# calm", "")
         for site in world.sites.values():
             site.set_database(True)
+            site.forgive()
             for server in list(site.servers.values()):
                 site.thaw(server, "D")
                 site.thaw(server, "T")
@@ -266,9 +267,11 @@ class Calm:
     def _beyond_healing(self, program: Program) -> bool:
         """Its build can never serve, and there is none to go back to by itself."""
         name = program.settings.name
-        hopeless = self._world.behaviours[program.build.directory]
-        doubtful = hopeless.hopeless or hopeless.loops or hopeless.boot_crash or hopeless.boot_s > program.settings.health.start_s / 2
-        return bool(name in self._world.config and program.trial is None and doubtful and not program.removed)
+        changed = program.build.directory != self._world.programs[name].directory
+        build = self._world.behaviours[program.build.directory]
+        slow = build.boot_s > program.settings.health.start_s / 2
+        doubtful = build.hopeless or build.loops > 0 or build.boot_crash > 0 or slow
+        return changed and doubtful and program.trial is None and name in self._world.config
 
 
 def not_converged(world: World) -> str:

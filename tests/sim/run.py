@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor.model import Looked
 from supervisor.policy import fleet as policy
 from tests.sim.agenda import START
 from tests.sim.mischief import Calm, Mischief, not_converged
 from tests.sim.plan import make_plan
 from tests.sim.spelling import spell
-from tests.sim.world import QUIET_S, QUIET_TURNS, Reborn, Step, World, reborn, round_trip
+from tests.sim.world import EFFECT, QUIET_S, QUIET_TURNS, Reborn, Step, World, reborn, round_trip
 
 LINES = 30
 FAULTS_S = 120.0
@@ -37,9 +38,9 @@ def run_seed(seed: int, faults_s: float = FAULTS_S, step: Step = policy.step, re
     """Run the world of `seed`: `faults_s` virtual seconds of mischief, then calm."""
     world = World(make_plan(seed), step, reborn)
     problem = _run(world, faults_s)
-    lines = tuple(f"{at - START:9.3f}  {kind} {spell(thing)}" for at, kind, thing in world.story)
+    lines = tuple(_telling(list(world.story))) if problem else ()
     return Outcome(
-        seed, problem, _without_repeats(lines)[-LINES:], world.agenda.now - START, world.turns, world.ledger.spawns, world.ledger.kills
+        seed, problem, lines[-LINES:], world.agenda.now - START, world.turns, world.ledger.spawns, world.ledger.kills
     )
 
 
@@ -64,15 +65,19 @@ def _run(world: World, faults_s: float) -> str:
     return _quiet(world) or _shutdown(world)
 
 
-def _without_repeats(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """A look that says the same again each 0.25 s and changes nothing is one line."""
-    kept: list[str] = []
-    for line in lines:
-        same = bool(kept) and " looked " in line and line.split(" looked ")[1].split(",")[0] == kept[-1].split(" looked ")[-1].split(",")[0]
-        if same:
-            kept.pop()
-        kept.append(line)
-    return tuple(kept)
+def _telling(story: list[tuple[float, str, object]]) -> list[str]:
+    """The story without the looks that changed nothing and say what the last one of the same instance said."""
+    lines: list[str] = []
+    last: dict[object, object] = {}
+    for index, (at, kind, thing) in enumerate(story):
+        if isinstance(thing, Looked):
+            acted = index + 1 < len(story) and story[index + 1][1] == EFFECT
+            same = last.get(thing.id) == thing.verdict.kind
+            last[thing.id] = thing.verdict.kind
+            if same and not acted:
+                continue
+        lines.append(f"{at - START:9.3f}  {kind} {spell(thing)}")
+    return lines
 
 
 def _quiet(world: World) -> str:

@@ -112,6 +112,7 @@ class Site:
         self.queue: deque[Request] = deque()
         self.database_up = True
         self.customers = True
+        self.stubborn = True  # customers of requests that do not come back try again
         self.served = self.refused = self.broken = 0
         self.ended: Callable[[Server, int], None] = lambda server, status: None
         self.answers: Callable[[Server], None] = lambda server: None
@@ -166,8 +167,12 @@ class Site:
         self._leave(server)
         self.serve()
 
+    def _come_back(self, request: Request) -> None:
+        if self.stubborn:
+            self.arrive(request)
+
     def _retry(self, request: Request) -> None:
-        if not request.ended and self.customers:
+        if not request.ended and self.stubborn:
             self.arrive(Request(request.sort, request.work_s, False, self._agenda.now, request.tries + 1))
 
     def set_database(self, up: bool) -> None:
@@ -179,6 +184,11 @@ class Site:
                         request.blocked = False
                         self._work(server, request)
                         self._pause(server)
+
+    def forgive(self) -> None:
+        """Nobody sends what never comes back any more."""
+        self.stubborn = False
+        self.queue = deque(r for r in self.queue if r.sort is Sort.NORMAL)
 
     def mend_loops(self) -> None:
         """In calm weather loops of servers that still serve end: one slot of four would spin for ever, and nobody would mind."""
@@ -265,7 +275,7 @@ class Site:
         elif server.behaviour.graceful:
             server.stopping = True
             self._leave(server)
-        elif all(r.sort is not Sort.POISON for r in server.serving):
+        else:
             self.end(server, -15, 0)
 
     def _leave(self, server: Server) -> None:
@@ -295,9 +305,9 @@ class Site:
         for request in server.serving:
             request.task = None
             self.broken += 1
-            if request.sort in (Sort.POISON, Sort.LOCK) and request.tries < RETRIES and self.customers:
+            if request.sort in (Sort.POISON, Sort.LOCK) and request.tries < RETRIES and self.stubborn:
                 again = Request(request.sort, request.work_s, False, self._agenda.now + 1.0, request.tries + 1)
-                self._agenda.after(1.0, self.arrive, again)
+                self._agenda.after(1.0, self._come_back, again)
         server.serving.clear()
         self.ended(server, status)
 

@@ -59,6 +59,7 @@ Reborn = Callable[[Fleet, tuple[Candidate, ...]], tuple[Fleet, tuple[Candidate, 
 
 TURNS_AT_ONCE = 400  # turns at one instant: more is a supervisor that spins
 STORY_LINES = 400
+EFFECT = "  ->"  # how an effect begins in the story
 QUIET_S = 30.0  # of nothing to do, after calm
 QUIET_TURNS = 6  # a supervisor that wakes more often then, polls
 
@@ -151,11 +152,11 @@ class World:
         self._at_once += 1
         self.turns += 1
         before = self.fleet
-        self._tell(type(event).__name__, event)
+        self._tell("", event)
         after, effects, wake = self._step(before, event, now)
         self.fleet = after
         for effect in effects:
-            self._tell("  ->", effect)
+            self._tell(EFFECT, effect)
         if self._at_once > TURNS_AT_ONCE:
             self._fail(f"it spins: {self._at_once} turns at one instant")
         if problem := broken_rule(Turn(before, event, after, effects, wake, now, self._step), self.ledger, self.sites):
