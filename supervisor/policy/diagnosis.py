@@ -46,7 +46,7 @@ class ThreadSample:
     state: str  # as the kernel writes it: R S D T t Z I
     run_ns: int
     wait_ns: int
-    place: str = ""  # lock, sleep, socket, poll, accept, pipe, child, disk; else the kernel's own word
+    place: str = ""  # lock, sleep, socket, poll, epoll, accept, pipe, child, disk; else the kernel's own word
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,6 +448,7 @@ _WORDS = {
     "sleep": "a sleep",
     "socket": "a wait for a socket",
     "poll": "poll or select",
+    "epoll": "epoll",
     "accept": "accept",
     "pipe": "a wait for a pipe",
     "child": "a wait for a child process",

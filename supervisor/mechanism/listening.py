@@ -1,0 +1,166 @@
+"""One program's listening sockets, looked at from outside: how many wait, who waits for how long, and who serves.
+
+Held sockets are known by their descriptors; what a program opened by itself is found by descriptor and inode. It reads the kernel's
+answers (sockdiag) and /proc, and turns them into the diagnosis' samples. Raises OSError where the kernel refuses to tell.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+
+from supervisor.mechanism.sockdiag import Connection, Owners, SockDiag, UnixQueue, queue_of, sockets_of
+from supervisor.mechanism.vitals import epolls
+from supervisor.policy.diagnosis import Client, ProcessSample, SocketSample
+
+NAMED_LIMIT = 16  # waiting requests whose process is looked for when all belong to one instance anyway: it is only for the words
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a tree listens on by itself: inode -> port; port 0 is a unix socket."""
+
+    ports: tuple[tuple[int, int], ...] = ()
+
+
+def find(pids: Iterable[int]) -> Found:
+    """The listening sockets that one of these processes has open. For a lane: it looks at every descriptor. Raises OSError."""
+    diag = SockDiag()
+    try:
+        listeners = {each.inode: each.port for each in (*diag.listeners(), *diag.unix_listeners())}
+    finally:
+        diag.close()
+    open_there = {inode for pid in pids for _, inode in sockets_of(pid)}
+    return Found(tuple((inode, port) for inode, port in sorted(listeners.items()) if inode in open_there))
+
+
+class Listening:
+    """The listening sockets of one program."""
+
+    def __init__(self, diag: SockDiag, held: tuple[int, ...]) -> None:
+        """held: descriptors of bound, listening sockets; they stay their owner's."""
+        self._diag = diag
+        self._owners = Owners()
+        self._held: list[int] = []  # descriptors of TCP sockets: their queue costs 1 µs to ask
+        self._unix: set[int] = set()  # inodes
+        self._ports: dict[int, int] = {}  # inode: port
+        self._found = Found()
+        for fd in held:
+            inode, port = os.fstat(fd).st_ino, _port(fd)
+            if port:
+                self._held.append(fd)
+                self._ports[inode] = port
+            else:
+                self._unix.add(inode)
+
+    @property
+    def known(self) -> bool:
+        return bool(self._ports or self._unix or self._found.ports)
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """TCP ports."""
+        return frozenset(self._ports.values()) | {port for _, port in self._found.ports if port}
+
+    @property
+    def inodes(self) -> frozenset[int]:
+        return frozenset(self._ports) | self._unix | {inode for inode, _ in self._found.ports}
+
+    def add(self, found: Found) -> None:
+        """What the program listens on beside its held sockets, as found last."""
+        own = self._ports.keys() | self._unix
+        self._found = Found(tuple((inode, port) for inode, port in found.ports if inode not in own))
+
+    def queue(self) -> tuple[int, int]:
+        """How many connections wait to be accepted on all sockets together, and how many may."""
+        lengths = [queue_of(fd) for fd in self._held]
+        for port in {port for _, port in self._found.ports if port}:
+            inodes = {inode for inode, _ in self._found.ports}
+            lengths += [(each.queue, each.backlog) for each in self._diag.listeners(port) if each.inode in inodes]
+        lengths += [(each.queue, each.backlog) for inode in self._unix_inodes() if (each := self._unix_queue(inode)) is not None]
+        return sum(length for length, _ in lengths), sum(limit for _, limit in lengths)
+
+    def look(self, now: float, before: SocketSample | None, pids: Collection[int], *, attribute: bool) -> SocketSample:
+        """All connections, each with its age.
+
+        before     the look before this one: for what has gone since
+        pids       the processes of all instances
+        attribute  tell of each connection who accepted it; else only of the oldest that wait
+        """
+        length, backlog = self.queue()
+        clients = [_client(connection, now) for connection in self._diag.connections(sorted(self.ports))]
+        for inode in self._unix_inodes():
+            if (waiting := self._unix_queue(inode)) is not None:
+                clients += [Client(("unix", each, inode), 0, 0, True, True, now, 0) for each in waiting.clients]
+        clients = self._owned(clients, pids, attribute=attribute)
+        return SocketSample(now, length, backlog, tuple(clients), self._still_open(before, clients, pids))
+
+    def accepted_by(self, local: tuple[str, int], peer: tuple[str, int], pids: Collection[int]) -> int | None:
+        """Which of these processes accepted the connection between our `local` address and the server's `peer` address.
+
+        returns  its pid; 0: nobody accepted it yet, or it is gone; None: accepted, by none of them
+        """
+        connection = self._diag.connection(peer, local)
+        if connection is None or connection.inode == 0:
+            return 0
+        return self._owners.find((connection.inode,), pids).get(connection.inode)
+
+    def served_by(self, process: ProcessSample) -> bool:
+        """Whether the process waits for connections: in accept, or in an epoll that watches one of the sockets, or in poll or select
+        with one of them open (what it polls for stands in its memory). Only of a full sample."""
+        places = {thread.place for thread in process.threads}
+        if not places & {"accept", "poll", "epoll"}:
+            return False
+        inodes = self.inodes
+        if not any(inode in inodes for _, inode in sockets_of(process.pid)):
+            return False
+        return bool(places & {"accept", "poll"}) or epolls(process.pid, inodes)
+
+    def _owned(self, clients: list[Client], pids: Collection[int], *, attribute: bool) -> list[Client]:
+        accepted = [client for client in clients if client.inode]
+        if not attribute:
+            accepted = sorted((c for c in accepted if c.waiting), key=lambda client: client.since)[:NAMED_LIMIT]
+        owners = self._owners.find([client.inode for client in accepted], pids) if accepted else {}
+        return [replace(client, owner=owners[client.inode]) if client.inode in owners else client for client in clients]
+
+    def _still_open(self, before: SocketSample | None, clients: list[Client], pids: Collection[int]) -> frozenset[int]:
+        """Of the accepted connections that were waiting and are gone: whose socket the server still has open."""
+        if before is None:
+            return frozenset()
+        here = {client.inode for client in clients}
+        gone = [client.inode for client in before.clients if client.waiting and client.inode and client.inode not in here]
+        return frozenset(self._owners.find(gone, pids)) if gone else frozenset()
+
+    def _unix_inodes(self) -> list[int]:
+        return [*self._unix, *(inode for inode, port in self._found.ports if port == 0)]
+
+    def _unix_queue(self, inode: int) -> UnixQueue | None:
+        try:
+            return self._diag.unix_queue(inode)
+        except FileNotFoundError:  # the program closed it
+            return None
+
+
+def _client(connection: Connection, now: float) -> Client:
+    """A connection in the diagnosis' terms.
+
+    Somebody waits when the client spoke last, or the server has not read what it said. The kernel's ages have a resolution of 1 to
+    10 ms: when both are equal, the server has answered if anything of it was confirmed.
+    """
+    spoke_last = connection.sent_ms > connection.received_ms or (
+        connection.sent_ms == connection.received_ms and not connection.acked
+    )
+    queued = connection.inode == 0
+    waiting = queued or (connection.received > 0 and (spoke_last or connection.unread > 0))
+    age_ms = connection.sent_ms if queued else connection.received_ms
+    key = (connection.peer[0], connection.peer[1], connection.local[1])
+    return Client(key, connection.inode, 0, waiting, connection.unread > 0, now - age_ms / 1000, connection.acked)
+
+
+def _port(fd: int) -> int:
+    """The TCP port of a listening socket, 0 for a unix one."""
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        name = listener.getsockname()
+    return int(name[1]) if isinstance(name, tuple) else 0
