@@ -1,0 +1,208 @@
+"""What we tell systemd, the unit, and the whole under a real systemd.
+
+The last part boots one with the script that $SYSTEMD_BOX names (start DIR, run DIR COMMAND, stop DIR); without it, it is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.commands import systemd as command
+from supervisor.control.client import Refusal
+from supervisor.mechanism import systemd
+from supervisor.mechanism.systemd import Systemd, stop_s, under_systemd, unit
+from supervisor.model import DaemonSettings, LaunchSettings, ProgramSettings, Settings
+from supervisor.notify import Listener
+
+ME = str(os.getpid())
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Listener]:
+    """Stands in for the service manager."""
+    listener = Listener(str(tmp_path / "notify"))
+    yield listener
+    listener.close()
+
+
+def told(manager: Listener) -> list[dict[str, str]]:
+    return [message.state for message in manager.receive()]
+
+
+# --- what we say ----------------------------------------------------------------------------------------------------------------
+
+
+def test_under_systemd_only_as_the_process_that_the_unit_started() -> None:
+    ours = {"NOTIFY_SOCKET": "/run/systemd/notify", "INVOCATION_ID": "x"}
+    assert under_systemd(ours)
+    assert under_systemd(ours | {"SYSTEMD_EXEC_PID": ME})
+    assert not under_systemd(ours | {"SYSTEMD_EXEC_PID": "1"}), "inherited from a unit that started our parent"
+    assert not under_systemd({"INVOCATION_ID": "x", "SYSTEMD_EXEC_PID": ME}), "no Type=notify: nobody keeps our descriptors"
+    assert not under_systemd({"NOTIFY_SOCKET": "/run/guard"})
+
+
+def test_each_word_reaches_the_manager(manager: Listener) -> None:
+    us = Systemd({"NOTIFY_SOCKET": manager.path})
+    us.ready("2 programs")
+    us.status("x" * 1000)
+    us.reloading()
+    us.ready()
+    us.stopping(12.5, "draining")
+    us.alive()
+    ready, status, reloading, again, stopping = told(manager)
+    assert ready == {"READY": "1", "STATUS": "2 programs"}
+    assert status == {"STATUS": "x" * systemd.STATUS_LIMIT}
+    assert reloading["RELOADING"] == "1"
+    assert 0 < int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+    assert again == {"READY": "1"}
+    assert stopping == {"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "12500000", "STATUS": "draining"}
+
+
+def test_nothing_is_said_without_a_manager() -> None:
+    us = Systemd({"WATCHDOG_USEC": "1000000"})
+    us.ready("up")
+    us.alive()
+    assert us.interval_s is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "interval_s"),
+    [
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": ME}, 15.0),
+        ({"WATCHDOG_USEC": "30000000"}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_interval_is_half_of_what_the_manager_waits(environ: dict[str, str], interval_s: float | None) -> None:
+    assert Systemd({"NOTIFY_SOCKET": "/nowhere"} | environ).interval_s == interval_s
+
+
+def test_alive_is_told_at_once_and_then_no_more_often_than_needed(manager: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    us = Systemd({"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "8000000"})
+    heard = []
+    for turn_s in (0.0, 0.5, 1.0, 1.9, 2.0, 6.0, 6.1):
+        now[0] = 1000.0 + turn_s
+        us.alive()
+        heard.append(told(manager))
+    word = [{"WATCHDOG": "1"}]
+    assert heard == [word, [], [], [], word, word, []]
+
+
+def test_a_word_that_could_not_be_sent_goes_along_with_the_next(manager: Listener, tmp_path: Path) -> None:
+    """READY=1 that is lost would have systemd kill us at the end of the start's time."""
+    us = Systemd({"NOTIFY_SOCKET": str(tmp_path / "later")})
+    us.ready("one")
+    us.status("two")
+    later = Listener(str(tmp_path / "later"))
+    try:
+        us.alive()
+        us.alive()
+        assert told(later) == [{"READY": "1", "STATUS": "two"}]
+    finally:
+        later.close()
+
+
+# --- the unit -------------------------------------------------------------------------------------------------------------------
+
+
+def program(name: str, grace_s: float, *after: str) -> ProgramSettings:
+    return ProgramSettings(name=name, launch=LaunchSettings(command=("x",)), grace_s=grace_s, after=after)
+
+
+def settings(*programs: ProgramSettings, path: str = "/etc/reviver/config.toml", runtime_dir: str = "/run/reviver") -> Settings:
+    directories = DaemonSettings(runtime_dir=runtime_dir, state_dir="/var/lib/reviver", log_dir="/var/log/reviver")
+    return Settings(path=path, daemon=directories, programs=programs)
+
+
+@pytest.mark.parametrize(
+    ("programs", "least_s"),
+    [
+        ((), 0.0),
+        ((program("a", 100), program("b", 20)), 100.0),
+        ((program("c", 30, "b"), program("a", 100), program("b", 20, "a", "d"), program("d", 5)), 150.0),
+        ((program("a", 100, "not-here"),), 100.0),
+    ],
+)
+def test_stop_takes_the_graces_of_the_longest_chain(programs: tuple[ProgramSettings, ...], least_s: float) -> None:
+    assert least_s < stop_s(programs) <= max(systemd.STOP_LEAST_S, least_s + 4 * systemd.KILL_S + systemd.STOP_MARGIN_S)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("user", [False, True])
+@pytest.mark.parametrize("path", ["/etc/reviver/config.toml", '/srv/a b/100% "q" $HOME; it\'s \\.toml'])
+def test_unit_passes_systemds_own_check(tmp_path: Path, user: bool, path: str) -> None:
+    text = unit(settings(program("store", 30), path=path), [sys.executable], user=user)
+    file = tmp_path / "reviver.service"
+    file.write_text(text)
+    verify = ["systemd-analyze", "verify", "--man=no", *(["--user"] if user else []), str(file)]
+    done = subprocess.run(verify, capture_output=True, text=True, env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_unit_says_what_the_programs_need() -> None:
+    lines = unit(settings(program("store", 300)), ["/opt/a b/reviver"]).splitlines()
+    assert 'ExecStart="/opt/a b/reviver" run --config /etc/reviver/config.toml' in lines
+    assert f"TimeoutStopSec={300 + systemd.KILL_S + systemd.STOP_MARGIN_S:.0f}" in lines
+    for line in ("Type=notify", "NotifyAccess=main", "Restart=always", "OOMPolicy=continue", "Delegate=yes", "KillMode=mixed"):
+        assert line in lines
+    keys = {line.partition("=")[0] for line in lines if "=" in line and not line.startswith("#")}
+    felt = {"NoNewPrivileges", "User", "PrivateTmp", "ProtectSystem", "ProtectHome", "SystemCallFilter", "OOMScoreAdjust", "UMask"}
+    assert not keys & felt
+    assert all(len(line) <= 140 for line in lines)
+
+
+def test_unit_has_systemd_make_only_directories_in_its_own_places() -> None:
+    usual = unit(settings(), ["/bin/reviver"])
+    assert "RuntimeDirectory=reviver\nRuntimeDirectoryMode=0711\nStateDirectory=reviver\n" in usual
+    for elsewhere in ("/srv/run", "/run", "/run/../srv", "/runner"):
+        moved = unit(settings(runtime_dir=elsewhere), ["/bin/reviver"])
+        assert "RuntimeDirectory=" not in moved
+        assert "StateDirectory=reviver" in moved
+    user = unit(settings(), ["/bin/reviver"], user=True)
+    assert "Directory" not in user
+    assert "CapabilityBoundingSet" not in user
+    assert user.endswith("WantedBy=default.target\n")
+
+
+# --- its installation -----------------------------------------------------------------------------------------------------------
+
+
+def test_write_replaces_its_own_unit_and_leaves_what_others_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "reviver.service"
+    command.write(path, "[Unit]\n", force=False)
+    command.write(path, "[Unit]\nDescription=two\n", force=False)
+    written = path.read_text()
+    assert written.endswith("\n[Unit]\nDescription=two\n")
+    assert path.stat().st_mode & 0o777 == 0o644
+    for foreign in (written + "Nice=1\n", "[Unit]\n", written.replace("two", "2"), "\n"):
+        path.write_text(foreign)
+        with pytest.raises(Refusal, match=r"edited by somebody.*--force"):
+            command.write(path, "[Unit]\n", force=False)
+        assert path.read_text() == foreign
+    command.write(path, "[Unit]\n", force=True)
+    command.write(path, "[Unit]\n", force=False)
+    assert os.listdir(path.parent) == ["reviver.service"]
+
+
+def test_write_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refusal, match=r"cannot write .*: file exists"):
+        command.write(tmp_path / "file" / "reviver.service", "[Unit]\n", force=True)
+    taken = tmp_path / "reviver.service"
+    taken.mkdir()
+    with pytest.raises(Refusal, match=r"cannot write .*: is a directory"):
+        command.write(taken, "[Unit]\n", force=True)
+    assert sorted(os.listdir(tmp_path)) == ["file", "reviver.service"]
