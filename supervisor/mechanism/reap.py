@@ -1,0 +1,195 @@
+"""Exits, and the end of whole trees. Lives on the loop; what may take longer than a blink is done in its lane.
+
+An exit is noticed by its pidfd, with no thread and no polling. A leader is reaped last: as long as it is a zombie, its pid and its
+session's number cannot become another's, and what is left of its tree is found by them. Usually nothing is left, and the exit is told
+within the same turn of the loop; else the rest is killed in the lane first.
+
+Reviver is a subreaper: a descendant that lost its parent becomes ours instead of init's, so that it can be found and is reaped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from supervisor.lanes import Lane, LaneError
+from supervisor.mechanism import tree as trees
+from supervisor.mechanism.launch import Child
+from supervisor.mechanism.tree import boot_id as boot_id
+from supervisor.mechanism.tree import start_ticks as start_ticks
+from supervisor.mechanism.tree import tree as tree
+from supervisor.model import Event, Exited, InstanceId
+
+END_S = 2.0  # one attempt on one tree: a fork bomb of 150 takes 0.16 s; what survives this is in uninterruptible sleep
+LANE_S = 60.0  # the same, behind all other trees that are ended at that moment
+SWEEP_S = 0.2  # between the first news of a dead child and the look for strangers among the dead: a storm of them costs one look
+STRANGER_S = 5.0  # a dead child that nobody in this process has reaped for so long is nobody's
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+@dataclass(slots=True)
+class _Watched:
+    tree: trees.Tree
+    pidfd: int
+    exited: bool = False  # the leader is dead (and not reaped)
+    told: bool = False  # ... and that was posted already, with something left
+    ending: bool = False  # the lane is at it
+
+
+class Reaper:
+    """Watches the leaders of all instances. To be used on the loop's thread only, which must be the main thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, post: Callable[[Event], None], lane: Lane) -> None:
+        """lane: where trees are ended, one after the other. Raises OSError when the kernel does not make us a subreaper."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+        self._loop = loop
+        self._post = post
+        self._lane = lane
+        self._watched: dict[InstanceId, _Watched] = {}
+        self._leaders: dict[int, InstanceId] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._dead_since: dict[tuple[int, int], float] = {}  # strangers' zombies, by pid and start time
+        loop.add_signal_handler(signal.SIGCHLD, self._child_died)
+
+    def watch(self, child: Child) -> None:
+        """Post Exited when it ends. Takes over the child's pidfd."""
+        of = trees.Tree(child.pid, child.start_ticks, trees.marks(child.id, child.pid))
+        self._watched[child.id] = _Watched(of, child.pidfd)
+        self._leaders[child.pid] = child.id
+        self._loop.add_reader(child.pidfd, self._leader_ended, child.id)
+
+    def signal(self, id: InstanceId, name: str) -> None:
+        """Send one signal, named without SIG, to the instance's own process. One that does not live is answered by Exited."""
+        watched = self._watched.get(id)
+        if watched is None:
+            self._loop.call_soon(self._post, Exited(id, None, 0, "unknown"))
+        else:
+            _send(watched.pidfd, signal.Signals[f"SIG{name}"])
+
+    def kill(self, id: InstanceId) -> None:
+        """SIGKILL to the whole tree; answered by Exited when all of it is gone, or at once when it is gone already.
+
+        What is in uninterruptible sleep dies later, and Exited comes then, or after the next `kill`.
+        """
+        watched = self._watched.get(id)
+        if watched is None:
+            self._loop.call_soon(self._post, Exited(id, None, 0, "unknown"))
+        elif not watched.ending:
+            alive = trees.living(watched.tree, trees.orphans())
+            if alive.keys() <= {watched.tree.leader} and not watched.exited:
+                _send(watched.pidfd, signal.SIGKILL)
+            else:
+                self._end(id, watched)
+
+    def close(self) -> None:
+        """Watch nothing any more. What lives goes on living."""
+        self._loop.remove_signal_handler(signal.SIGCHLD)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for watched in self._watched.values():
+            self._loop.remove_reader(watched.pidfd)
+            os.close(watched.pidfd)
+        self._watched.clear()
+        self._leaders.clear()
+
+    def _leader_ended(self, id: InstanceId) -> None:
+        watched = self._watched[id]
+        watched.exited = True
+        self._loop.remove_reader(watched.pidfd)
+        if watched.ending:
+            return
+        if trees.living(watched.tree, trees.orphans()):
+            self._end(id, watched)
+        else:
+            self._tell(id, watched, 0)
+
+    def _end(self, id: InstanceId, watched: _Watched) -> None:
+        watched.ending = True
+        done = self._lane.run(trees.end, watched.tree, trees.orphans, END_S, deadline_s=LANE_S)
+        done.add_done_callback(functools.partial(self._end_tried, id))
+
+    def _end_tried(self, id: InstanceId, done: asyncio.Future[int]) -> None:
+        watched = self._watched.get(id)
+        if done.cancelled() or watched is None:
+            return
+        watched.ending = False
+        problem = done.exception()
+        if problem is not None and not isinstance(problem, (LaneError, OSError)):
+            raise problem
+        if watched.exited:
+            left = done.result() if problem is None else len(trees.living(watched.tree, trees.orphans()))
+            self._tell(id, watched, left)
+
+    def _tell(self, id: InstanceId, watched: _Watched, left: int) -> None:
+        """Post the exit, once with something left and once with nothing; then the leader is reaped and forgotten."""
+        if left and watched.told:
+            return
+        watched.told = True
+        status, words = trees.ending(_status(watched.pidfd, os.WNOWAIT if left else 0))
+        if not left:
+            del self._watched[id], self._leaders[watched.tree.leader]
+            os.close(watched.pidfd)
+        self._post(Exited(id, status, left, words))
+
+    def _child_died(self) -> None:
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Reap those that came to us by their parent's death: at once where the session shows whose they were, else after a while.
+
+        Processes started by other parts of this program are theirs to reap: that takes them milliseconds.
+        """
+        self._sweeping = None
+        now = time.monotonic()
+        dead: dict[tuple[int, int], float] = {}
+        for pid in trees.orphans():
+            state = None if pid in self._leaders else trees.stat(pid)
+            if state is None or state.lives:
+                continue
+            since = self._dead_since.get((pid, state.start_ticks), now)
+            if state.session in self._leaders or now - since >= STRANGER_S:
+                _reap(pid)
+            else:
+                dead[pid, state.start_ticks] = since
+        self._dead_since = dead
+        if dead:
+            self._sweeping = self._loop.call_later(STRANGER_S, self._sweep)
+
+
+def end_leftover(pid: int, start_ticks: int, boot_id: str, instance: InstanceId) -> int:
+    """End the tree that a dead supervisor left behind. Blocks, for a lane, at most END_S and one round more.
+
+    pid, start_ticks, boot_id  the identity of its leader, from the handover; in another boot nothing of it lives
+    returns                    how many processes survive: not ours to signal, or in uninterruptible sleep
+    """
+    if boot_id != trees.boot_id():
+        return 0
+    return trees.end(trees.Tree(pid, start_ticks, trees.marks(instance, pid)), trees.everyone, END_S)
+
+
+def _send(pidfd: int, number: signal.Signals) -> None:
+    # it ended, and its exit is on the way; or it became another user's, and then policy's patience decides
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def _status(pidfd: int, flags: int) -> os.waitid_result | None:
+    try:
+        return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | flags)
+    except ChildProcessError:
+        return None  # no child of ours: its status is not known
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # the lane was quicker
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)

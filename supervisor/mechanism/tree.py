@@ -1,0 +1,262 @@
+"""A process tree: who belongs to it, and how all of it is ended. Everything here is read from /proc and signalled by pidfd.
+
+It touches nothing but /proc and signals. Nothing is ever sent to a bare pid: a process is seized by its pidfd, then its start time is
+compared, then the pidfd is signalled. Who belongs to a tree is found in four ways, because every single one can be shaken off:
+descent from its leader (a double fork leaves it), the leader's session (setsid leaves it), the marks in the environment (a program may
+wipe them), and having been seen in the tree before.
+
+A process that loses its parent becomes the child of the nearest subreaper, and there of the first thread that lives: our main thread
+(exit.c, find_new_reaper). What we start ourselves in lanes stands in their threads' lists. So the main thread's list of children is
+short, and nearly all that stands in it came from trees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from supervisor.model import InstanceId
+
+HELD_LIMIT = 256  # processes seized at once: each costs a descriptor, and a fork bomb must not take the daemon's last one
+ROUND_S = 0.1  # how long one round waits for what it killed: SIGKILL takes effect within milliseconds, or not at all
+_READ_BYTES = 65536
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+
+class Stat(NamedTuple):
+    """What /proc/PID/stat says (proc_pid_stat(5)). `threads` counts those that are not reaped yet."""
+
+    state: str
+    ppid: int
+    session: int
+    threads: int
+    start_ticks: int
+
+    @property
+    def lives(self) -> bool:
+        """A leader in state Z whose threads go on is alive."""
+        return self.state not in "ZX" or self.threads > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What a tree is known by.
+
+    marks   NAME=value entries that stand, all of them, in the environment of each process that kept what it was given
+    """
+
+    leader: int
+    start_ticks: int
+    marks: tuple[bytes, ...]
+
+
+def marks(id: InstanceId, leader: int) -> tuple[bytes, ...]:
+    """The marks of an instance's processes. The pid tells it from the same id under another supervisor of this host."""
+    return (f"REVIVER_INSTANCE={id}".encode(), f"REVIVER_PID={leader}".encode())
+
+
+@functools.cache
+def boot_id() -> str:
+    """What tells one boot of this host from another: pids and start times mean something only within it."""
+    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+
+
+def stat(pid: int) -> Stat | None:
+    """One process, None when it is gone. Its name may hold spaces and parentheses: the fields begin after the last one."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if len(fields) < 20:
+        return None
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[17]), int(fields[19]))
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot (field 22 of /proc/PID/stat); None when it is gone."""
+    found = stat(pid)
+    return None if found is None else found.start_ticks
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all its descendants, parents first, dead ones that are not reaped too; [] when it is gone."""
+    return _descent([pid]) if stat(pid) is not None else []
+
+
+def orphans() -> list[int]:
+    """Our children that came to us because their parent ended, and those that our own main thread started."""
+    me = os.getpid()
+    return [int(pid) for pid in _read(f"/proc/{me}/task/{me}/children").split()]
+
+
+def everyone() -> list[int]:
+    """All processes of the host but ourselves."""
+    me = os.getpid()
+    return [pid for name in os.listdir("/proc") if name.isdecimal() and (pid := int(name)) != me]
+
+
+def living(of: Tree, strangers: Iterable[int], seen: dict[int, int] | None = None) -> dict[int, int]:
+    """The processes of a tree that live, each with its start time.
+
+    strangers  where to look for those that are no longer descended from the leader
+    seen       pid -> start time of processes known to belong to it
+    """
+    leader = stat(of.leader)
+    is_ours = leader is not None and leader.start_ticks == of.start_ticks
+    roots = [of.leader] if is_ours else []
+    roots += [pid for pid in strangers if pid != of.leader and _belongs(of, pid, is_ours, seen or {})]
+    found = {}
+    for pid in _descent(roots):
+        state = stat(pid)
+        if state is not None and state.lives:
+            found[pid] = state.start_ticks
+    return found
+
+
+def end(of: Tree, strangers: Callable[[], Iterable[int]], deadline_s: float) -> int:
+    """SIGKILL for a whole tree: all are stopped first, so that none gets away by forking, then killed, until two rounds find nobody.
+
+    Blocks, for at most `deadline_s` and one round more. What is left of those that became our children is reaped, except the leader:
+    whoever watches it wants its status.
+
+    returns  how many live on: in uninterruptible sleep, not ours to signal, or still forking at the deadline
+    """
+    deadline = time.monotonic() + deadline_s
+    seen: dict[int, int] = {}
+    quiet = 0
+    while quiet < 2:
+        held = _stop_all(of, strangers, seen, deadline)
+        if held:
+            quiet = 0
+            _kill_all(of, held)
+        else:
+            quiet += 1
+        if time.monotonic() >= deadline:
+            return len(living(of, strangers(), seen))
+    return 0
+
+
+def ending(result: os.waitid_result | None) -> tuple[int | None, str]:
+    """How a process ended: (exit code, or minus the signal's number, or None; the same in words for people)."""
+    if result is None:
+        return None, "exit status unknown"
+    if result.si_code == os.CLD_EXITED:
+        return result.si_status, f"exit code {result.si_status}"
+    try:
+        name = signal.Signals(result.si_status).name
+    except ValueError:  # real-time signals have no names
+        name = f"signal {result.si_status}"
+    core = ", core dumped" if result.si_code == os.CLD_DUMPED else ""
+    return -result.si_status, f"killed by {name}{core}"
+
+
+def _stop_all(of: Tree, strangers: Callable[[], Iterable[int]], seen: dict[int, int], deadline: float) -> dict[int, int]:
+    """Seize and stop processes of the tree until no new one is found. Returns pid -> pidfd."""
+    held: dict[int, int] = {}
+    while len(held) < HELD_LIMIT:
+        fresh = [(pid, ticks) for pid, ticks in living(of, strangers(), seen).items() if pid not in held]
+        for pid, ticks in fresh[: HELD_LIMIT - len(held)]:
+            seen[pid] = ticks
+            pidfd = _seize(pid, ticks)
+            if pidfd is not None:
+                held[pid] = pidfd
+                _send(pidfd, signal.SIGSTOP)
+        if not fresh or time.monotonic() >= deadline:
+            break
+    return held
+
+
+def _kill_all(of: Tree, held: dict[int, int]) -> None:
+    for pidfd in held.values():
+        _send(pidfd, signal.SIGKILL)
+    _wait(held.values(), ROUND_S)
+    for pid, pidfd in held.items():
+        if pid != of.leader:
+            _reap(pidfd)
+        os.close(pidfd)
+
+
+def _belongs(of: Tree, pid: int, by_session: bool, seen: dict[int, int]) -> bool:
+    """by_session: the leader's pid is still the leader's, so that the number of its session cannot be another's."""
+    state = stat(pid)
+    if state is None or not state.lives or state.start_ticks < of.start_ticks:
+        return False
+    if (by_session and state.session == of.leader) or seen.get(pid) == state.start_ticks:
+        return True
+    environ = _read(f"/proc/{pid}/environ").split(b"\0")
+    return all(mark in environ for mark in of.marks)
+
+
+def _descent(roots: list[int]) -> list[int]:
+    found = list(dict.fromkeys(roots))
+    known = set(found)
+    for parent in found:  # grows while it is walked
+        for child in _children(parent):
+            if child not in known:
+                known.add(child)
+                found.append(child)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except _GONE:
+        return []
+    return [int(child) for task in tasks for child in _read(f"/proc/{pid}/task/{task}/children").split()]
+
+
+def _seize(pid: int, ticks: int) -> int | None:
+    """The pidfd of exactly that process, None when it is gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if start_ticks(pid) == ticks:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _send(pidfd: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or it is not ours to end: then it is counted
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def _wait(pidfds: Iterable[int], timeout_s: float) -> None:
+    """Until all of these processes have ended (a pidfd is readable then), or the time is over."""
+    poll = select.poll()
+    waiting = set(pidfds)
+    for pidfd in waiting:
+        poll.register(pidfd, select.POLLIN)
+    deadline = time.monotonic() + timeout_s
+    while waiting and (left_s := deadline - time.monotonic()) > 0:
+        for pidfd, _ in poll.poll(left_s * 1000):
+            poll.unregister(pidfd)
+            waiting.discard(pidfd)
+
+
+def _reap(pidfd: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # another's child, or reaped already
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc, whole; b"" when its process is gone or not ours to read."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except _GONE:
+        return b""
+    try:
+        parts = []
+        while part := os.read(file, _READ_BYTES):
+            parts.append(part)
+        return b"".join(parts)
+    except _GONE:
+        return b""
+    finally:
+        os.close(file)
