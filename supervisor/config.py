@@ -95,9 +95,9 @@ _NO_CGROUPS = "needs cgroups, which Reviver does not use yet"
 _NO_STAKEHOLDERS = "stakeholders are not told yet"
 
 REVIVER: Mapping[str, Key | Section] = {
-    "runtime_dir": Key(readers.line),
-    "state_dir": Key(readers.line),
-    "log_dir": Key(readers.line),
+    "runtime_dir": Key(readers.path),
+    "state_dir": Key(readers.path),
+    "log_dir": Key(readers.path),
     "include": Key(readers.several(readers.line)),
     "group": Key(readers.line),
     "keep": Key(readers.duration("1h", off=True), "keep_s", "nothing old is deleted yet"),
@@ -113,7 +113,7 @@ LIMITS: Mapping[str, Key | Section] = {
 
 LAUNCH: Mapping[str, Key | Section] = {
     "command": Key(readers.needed_command),
-    "directory": Key(readers.line),
+    "directory": Key(readers.path),
     "env": Key(readers.environment, secret=True),
     "env_file": Key(readers.several(readers.line)),
     "user": Key(readers.line),
@@ -284,7 +284,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(("health.http", "sockets"), _path_without_socket, 'name it in sockets, or write a whole "http://127.0.0.1:8000/health"'),
     Rule(("command", "sockets"), _socket_not_there, "add its address to sockets; {fd} is the first, {fd:2} the second"),
-    Rule(("relief.spare", "relief.extra"), _spare_without_room, 'write relief.extra = 1 if two can live side by side, else "none"'),
+    Rule(
+        ("relief.spare", "relief.extra", "sockets", "command"),
+        _spare_without_room,
+        'write relief.extra = 1 if two can live side by side, else "none"',
+    ),
 )
 
 
@@ -332,6 +336,9 @@ class _Document:
             return
         if key.idle:
             self.unused.append(f"{at} has no effect yet: {key.idle}")
+
+    def any_faulty(self, at: str, keys: tuple[str, ...]) -> bool:
+        return not self.faulty.isdisjoint(f"{at}.{key}" for key in keys)
 
     def path(self, text: str) -> str:
         """A path of this file, made absolute, its symlinks left alone."""
@@ -431,11 +438,11 @@ def _read(path: Path) -> str:
 
 def _document(path: Path, faults: list[ConfigError], unused: list[str]) -> tuple[dict[str, Any], _Document] | None:
     """A file's TOML and where to note its faults; None when it cannot be read at all."""
-    document = _Document(
-        readers.printable(str(path)), str(Path(os.path.abspath(path)).parent) if "\0" not in str(path) else "/", faults, unused
-    )
+    document = _Document(readers.printable(str(path)), "", faults, unused)
     try:
-        return tomllib.loads(_read(path)), document
+        text = _read(path)
+        document.folder = os.path.dirname(os.path.abspath(path))
+        return tomllib.loads(text), document
     except readers.Refused as bad:
         document.fault("", bad.problem, bad.mend)
     except tomllib.TOMLDecodeError as problem:
@@ -443,8 +450,8 @@ def _document(path: Path, faults: list[ConfigError], unused: list[str]) -> tuple
         document.fault("", f"is no valid TOML at {where.rstrip(')')}: {readers.printable(what)}", "mend it there")
     except RecursionError:
         document.fault("", "is nested too deeply", "no key needs more than three levels")
-    except ValueError as problem:  # tomllib lets int() complain about a number of thousands of digits
-        document.fault("", f"is no valid TOML: {readers.printable(str(problem))}", "write a shorter number")
+    except ValueError:  # int() refuses more than 4300 digits, and tomllib passes that on
+        document.fault("", "is no valid TOML: it holds a number of thousands of digits", "write a shorter one")
     return None
 
 
@@ -544,15 +551,11 @@ def _program(document: _Document, name: str, raw: Any, at: str) -> ProgramSettin
     if isinstance(raw, dict) and "command" not in raw:
         document.fault(f"{at}.command", "is missing", 'write what to run, e.g. command = ["gunicorn", "store.wsgi"]')
     env = {**_env_files(document, values.pop("env_file", ()), f"{at}.env_file"), **values.pop("env", {})}
+    directory = document.path(values.pop("directory", "."))
+    command = values.pop("command", ("",))  # a stand-in for a faulty one
     names = {known.name for known in fields(LaunchSettings)}
-    launch = LaunchSettings(
-        **{
-            "command": (),
-            **{key: values.pop(key) for key in list(values) if key in names},
-            "directory": document.path(values.pop("directory", ".")),
-            "env": tuple(sorted(env.items())),
-        }
-    )
+    rest = {key: values.pop(key) for key in list(values) if key in names}
+    launch = LaunchSettings(command=command, directory=directory, env=tuple(sorted(env.items())), **rest)
     wish = values.pop("relief", {})
     relief = servers.relief(
         launch,
@@ -561,7 +564,8 @@ def _program(document: _Document, name: str, raw: Any, at: str) -> ProgramSettin
         extra=wish.pop("extra", None),
         retire=wish.get("retire"),
     )
-    if wish.pop("retire", None) is not None and relief.extra == 0 and f"{at}.relief.extra" not in document.faulty:
+    wished = wish.pop("retire", None) is not None
+    if wished and relief.extra == 0 and not document.any_faulty(at, ("relief.extra", "sockets", "command")):
         document.fault(f"{at}.relief.retire", f"has no meaning, it is {relief.because}", 'write "auto"', shown(relief.retire.value))
     found = servers.recognise(launch.command)
     settings = ProgramSettings(
@@ -589,10 +593,10 @@ def _env_files(document: _Document, names: tuple[str, ...], at: str) -> dict[str
 
 def _obey_rules(document: _Document, settings: ProgramSettings, at: str) -> None:
     for rule in RULES:
-        keys = [f"{at}.{key}" for key in rule.keys]
-        if document.faulty.intersection(keys):
+        if document.any_faulty(at, rule.keys):
             continue
         if problem := rule.problem(settings):
+            keys = [f"{at}.{key}" for key in rule.keys]
             blamed = next((key for key in keys if key in document.written), keys[0])
             document.fault(blamed, problem, rule.mend, shown(document.written[blamed]) if blamed in document.written else "")
 

@@ -20,10 +20,11 @@ from supervisor.readers import ConfigError
 
 
 class NotExecutable(ValueError):
-    """A command cannot be started; the text says why."""
+    """A command cannot be started: the text says why, `mend` what to do where the text does not."""
 
-
-# --- what only this host tells --------------------------------------------------------------------------------------------------
+    def __init__(self, text: str, mend: str = "") -> None:
+        super().__init__(readers.printable(text))
+        self.mend = mend
 
 
 def examine(settings: Settings, environ: Mapping[str, str] | None = None) -> tuple[ConfigError, ...]:
@@ -57,17 +58,17 @@ def executable(command: str, directory: str, path: str) -> str:
         candidates = [os.path.join(directory, command)]
     else:
         candidates = [os.path.join(directory, folder, command) for folder in path.split(os.pathsep)]
-    dull = ""
-    for candidate in candidates:
-        if not os.path.isfile(candidate):
-            dull = dull or (f"{candidate} is a directory" if "/" in command and os.path.isdir(candidate) else "")
-        elif not os.access(candidate, os.X_OK):
-            dull = dull or f"{candidate} is not executable (chmod +x)"
-        else:
-            _check_interpreter(candidate)
-            return candidate
-    looked = f"there is no {candidates[0]}" if "/" in command else f"looked in {path}"
-    raise NotExecutable(readers.printable(dull or f"{command}: command not found ({looked})"))
+    files = [candidate for candidate in candidates if os.path.isfile(candidate)]
+    for file in files:
+        if os.access(file, os.X_OK):
+            _check_interpreter(file)
+            return file
+    if files:
+        raise NotExecutable(f"{files[0]} is not executable (chmod +x)")
+    if "/" not in command:
+        raise NotExecutable(f"{command}: command not found (looked in {path})", "install it, or write its whole path")
+    what = "is a directory" if os.path.isdir(candidates[0]) else "does not exist"
+    raise NotExecutable(f"{candidates[0]} {what}", "name the file to execute")
 
 
 def _check_interpreter(file: str) -> None:
@@ -79,7 +80,8 @@ def _check_interpreter(file: str) -> None:
         return  # it may be executed without being readable
     words = first.removeprefix(b"#!").split(maxsplit=1) if first.startswith(b"#!") else []
     if words and not os.path.isfile(words[0]):
-        raise NotExecutable(readers.printable(f"{file} cannot be executed: its interpreter {os.fsdecode(words[0])} does not exist"))
+        interpreter = os.fsdecode(words[0])
+        raise NotExecutable(f"{file} cannot be executed: its interpreter {interpreter} does not exist", "correct its first line")
 
 
 def _command_problems(command: tuple[str, ...], directory: str, path: str) -> Iterator[tuple[str, str]]:
@@ -87,7 +89,7 @@ def _command_problems(command: tuple[str, ...], directory: str, path: str) -> It
         try:
             executable(command[0], directory, path)
         except NotExecutable as problem:
-            yield str(problem), "install it, or write its whole path"
+            yield str(problem), problem.mend
 
 
 def _group_problems(group: str) -> Iterator[tuple[str, str]]:
@@ -111,6 +113,8 @@ def _program_problems(program: ProgramSettings, environ: Mapping[str, str]) -> I
     launch, path = program.launch, search_path(program.launch, environ)
     yield from (("user", *problem) for problem in _user_problems(launch.user))
     yield from (("group", *problem) for problem in _group_problems(launch.group))
+    if launch.group and not launch.user and os.geteuid() != 0:
+        yield "group", "only root may choose a program's group", "run Reviver as root, or leave group out"
     if not os.path.isdir(launch.directory):
         yield "directory", f"there is no directory {readers.printable(launch.directory)}", "create it, or name another"
         return  # whatever is looked for in it is not there either

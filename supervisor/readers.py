@@ -62,7 +62,7 @@ _BYTES: dict[str, int] = {
     "KB": 10**3,
     "B": 1,
 }
-_AMOUNT = r"[0-9]{1,15}(?:\.[0-9]{1,6})?"
+_AMOUNT = r"[0-9]{1,16}(?:\.[0-9]{1,6})?"
 _DURATION = re.compile("".join(rf"(?:({_AMOUNT}){unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
 _SIZE = re.compile(rf"({_AMOUNT})({'|'.join(_BYTES)})")
 
@@ -175,6 +175,13 @@ def line(value: Any) -> str:
     if not text.isprintable():
         raise Refused("holds a control character", "write it on one line, of characters that can be read")
     return text
+
+
+def path(value: Any) -> str:
+    """A path; what it is relative to is not decided here."""
+    if value == "":
+        raise Refused("is empty", "write a path, or leave the key out")
+    return line(value)
 
 
 def boolean(value: Any) -> bool:
