@@ -473,6 +473,17 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
+class Spared:
+    """The last look before a kill saw that it is no proof any more (it moved, or that cannot be said): no signal was sent."""
+
+    look: Looked
+
+    @property
+    def id(self) -> InstanceId:
+        return self.look.id
+
+
+@dataclass(frozen=True, slots=True)
 class EvidenceTaken:
     id: InstanceId
     summary: str  # one line for people; "" when nothing could be taken
@@ -542,6 +553,7 @@ Event = (
     | Answered
     | Extended
     | Looked
+    | Spared
     | EvidenceTaken
     | Preflighted
     | StartAsked
@@ -593,7 +605,7 @@ class Kill:
     """SIGKILL to the whole tree, answered by Exited.
 
     unmoved_since   for a kill by a verdict: look once more first; if something moved later than this instant, do not kill and
-                    answer with Looked. None kills in any case.
+                    answer with Spared. None kills in any case.
     """
 
     id: InstanceId

@@ -26,6 +26,8 @@ from supervisor.policy import program as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.wanted import World, gone
 
+Matter = tuple[bool, bool]
+
 
 def step(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Effect, ...], float | None]:
     """Take one event up.
@@ -35,9 +37,10 @@ def step(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Effect, .
 
     Only the programs that the event names are settled, those whose own wake is due, and the neighbours in `after` of what changed.
     """
-    fleet, names = _hear(fleet, event, now)
+    heard, names = _hear(fleet, event, now)
     due = [name for name, wake in fleet.wakes.items() if wake <= now]
-    fleet, effects = _settle(fleet, dict.fromkeys((*names, *due)), now)
+    known = {name: _matters(program) for name in (*names, *due) if (program := fleet.programs.get(name)) is not None}
+    fleet, effects = _settle(heard, dict.fromkeys((*names, *due)), known, now)
     return fleet, effects, min(fleet.wakes.values(), default=None)
 
 
@@ -77,7 +80,8 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
     return replace(fleet, programs=programs, escalation=event.escalation)
 
 
-def _settle(fleet: Fleet, names: dict[str, None], now: float) -> tuple[Fleet, tuple[Effect, ...]]:
+def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now: float) -> tuple[Fleet, tuple[Effect, ...]]:
+    """known: what neighbours knew of each program before the event."""
     effects: list[Effect] = []
     programs, wakes, incidents = dict(fleet.programs), dict(fleet.wakes), fleet.incidents
     left = 10 * len(programs) + 10  # each change of a program settles its neighbours again: far more than any order needs
@@ -88,9 +92,9 @@ def _settle(fleet: Fleet, names: dict[str, None], now: float) -> tuple[Fleet, tu
         name = queue.pop(0)
         if name not in programs:
             continue
-        before, clock = programs[name], Clock(now)
+        clock = Clock(now)
         world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents)
-        program, more = one.settle(before, world, clock)
+        program, more = one.settle(programs[name], world, clock)
         effects += more
         incidents = max(incidents, program.incident.number if program.incident is not None else 0)
         programs[name] = program
@@ -101,12 +105,14 @@ def _settle(fleet: Fleet, names: dict[str, None], now: float) -> tuple[Fleet, tu
             del programs[name]
             wakes.pop(name, None)
             effects.append(Forget(name))
-        if _matters(before) != _matters(program) or name not in programs:
+        matter = _matters(program)
+        if known.get(name) != matter or name not in programs:
+            known[name] = matter
             queue += [other for other in _neighbours(programs, program) if other not in queue]
     return replace(fleet, programs=programs, wakes=wakes, incidents=incidents), tuple(effects)
 
 
-def _matters(program: Program) -> tuple[bool, bool]:
+def _matters(program: Program) -> Matter:
     """What neighbours in `after` wait for: that it is ready, that it is gone."""
     return any(i.state is State.READY for i in program.instances), gone(program)
 

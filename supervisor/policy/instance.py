@@ -7,7 +7,7 @@ state is written once, beside the state it leaves:
     ready     nothing moved for `suspect` and somebody waits -> suspect
     suspect   something moved -> ready | a fresh look proves it -> killing
     retiring  the grace, a proof, or ten minutes -> killing
-    killing   (an exit takes it away) | the last look before the signal contradicts -> ready or retiring
+    killing   (an exit takes it away) | the last look before the signal is no proof -> suspect or retiring
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from supervisor.model import (
     Program,
     Severity,
     Signal,
+    Spared,
     State,
     TakeEvidence,
 )
@@ -57,18 +58,15 @@ def look(instance: Instance, event: Looked, now: float) -> Instance:
         moved = event.since if moved is None else max(moved, event.since)
     if event.verdict.kind in EXCUSED:
         excused = event.at
-    contradicted = instance.blame is Blame.HANG and event.since is not None and event.since > (instance.moved or 0.0)
-    if instance.state is State.KILLING and (contradicted or event.verdict.kind not in HUNG):
-        instance = _spared(instance, event.at)
     return replace(instance, seen=event.at, moved=moved, excused=excused, verdict=event.verdict, fresh=event.since is not None)
 
 
-def _spared(instance: Instance, at: float) -> Instance:
-    """The last look before the signal saw something move: it is not killed. Only a kill by a verdict can be taken back."""
-    if instance.blame is not Blame.HANG:
+def spare(instance: Instance, event: Spared, now: float) -> Instance:
+    """Take a kill back: the last look before the signal was no proof any more. Only a kill by a verdict can be taken back."""
+    if instance.state is not State.KILLING or instance.blame is not Blame.HANG:
         return instance
     back = State.RETIRING if instance.asked is not None else State.SUSPECT
-    return replace(instance, state=back, since=at, blame=Blame.NOBODY, tries=0, tried=None, why="")
+    return look(replace(instance, state=back, blame=Blame.NOBODY, tries=0, tried=None, why=""), event.look, now)
 
 
 def settle(program: Program, instance: Instance, world: World, clock: Clock) -> Settled:
@@ -206,7 +204,8 @@ def _killing(program: Program, instance: Instance, clock: Clock) -> Settled:
         return program, instance, ()
     if instance.tries == KILLS_SILENT:
         lives = f"it lives {spell(clock.now - instance.since)} after SIGKILL"
-        text = f"{instance.id} (pid {instance.pid}) cannot be killed: {lives}; {instance.why}"
+        who = f"{instance.id} (pid {instance.pid})" if instance.pid is not None else str(instance.id)
+        text = f"{who} cannot be killed: {lives}; {instance.why}"
         program = note(program, "instance.undead", text, instance)
         program = _fact(program, instance, "cannot-be-killed", Severity.CRITICAL, text)
     unmoved = instance.moved if instance.blame is Blame.HANG else None
@@ -219,7 +218,7 @@ def _kill(program: Program, instance: Instance, now: float, blame: Blame, why: s
 
 
 def _look(program: Program, instance: Instance, clock: Clock) -> Settled:
-    if instance.look_asked is not None and not clock.due(instance.look_asked + LOOK_AGAIN_S):
+    if instance.pid is None or instance.look_asked is not None and not clock.due(instance.look_asked + LOOK_AGAIN_S):
         return program, instance, ()
     return program, replace(instance, look_asked=clock.now), (Look(instance.id),)
 

@@ -28,6 +28,7 @@ from supervisor.model import (
     Severity,
     Signal,
     SignalAsked,
+    Spared,
     Spawned,
     SpawnFailed,
     StartAsked,
@@ -51,7 +52,7 @@ from supervisor.policy.words import note, release_of, spell
 ROUNDS = 50  # far more than any settling takes: beyond it two stages undo each other, which is our defect
 
 Stage = Callable[[Program, World, Clock], tuple[Program, tuple[Effect, ...]]]
-InstanceEvent = Spawned | SpawnFailed | Exited | Answered | Extended | Looked | EvidenceTaken
+InstanceEvent = Spawned | SpawnFailed | Exited | Answered | Extended | Looked | Spared | EvidenceTaken
 ProgramEvent = InstanceEvent | Preflighted | StartAsked | StopAsked | RestartAsked | SignalAsked
 
 
@@ -121,6 +122,8 @@ def _hear_instance(program: Program, instance: Instance, event: InstanceEvent, n
                 else program
             )
         case SpawnFailed():
+            if instance.pid is not None:
+                return program
             program = replace(program, instances=_without(program, instance))
             return program if leaving(instance) else history.spawn_failed(program, instance, event, now)
         case Exited():
@@ -131,6 +134,8 @@ def _hear_instance(program: Program, instance: Instance, event: InstanceEvent, n
             return one.put(program, replace(instance, start_s=event.start_s)) if instance.state is State.STARTING else program
         case Looked():
             return one.put(program, one.look(instance, event, now))
+        case Spared():
+            return one.put(program, one.spare(instance, event, now))
         case EvidenceTaken():
             return one.put(program, replace(instance, evidence=event.summary))
 

@@ -1,0 +1,510 @@
+"""The one event loop: event -> policy -> handover -> effects -> mechanisms. Wiring, no decisions.
+
+    python -m supervisor.daemon [--config PATH]
+
+The order within a turn is the promise behind a supervisor that may die at any instruction: the fleet that `step` returned stands in the
+handover before any of its effects is done. Nothing that can block runs here: it goes into a lane, and comes back as an event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+from supervisor import __version__, config
+from supervisor.alerts.delivery import Delivery
+from supervisor.control.backend import Reading, Story
+from supervisor.control.server import Server, ServerError
+from supervisor.control.views import About, Vitals
+from supervisor.lanes import Lane, LaneError
+from supervisor.mechanism import evidence, launch, reap, release
+from supervisor.mechanism.output import Outputs
+from supervisor.mechanism.probes import attribute
+from supervisor.mechanism.sockets import Holder
+from supervisor.mechanism.systemd import Systemd, stop_s
+from supervisor.mechanism.watch import Watcher
+from supervisor.model import (
+    Applied,
+    Candidate,
+    Effect,
+    Event,
+    EvidenceTaken,
+    Exited,
+    Fleet,
+    Forget,
+    InstanceId,
+    Kill,
+    Look,
+    Note,
+    Open,
+    Preflighted,
+    Program,
+    RunPreflight,
+    Settings,
+    ShutdownAsked,
+    Signal,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    TakeEvidence,
+    Tell,
+    Woke,
+)
+from supervisor.notify import Listener
+from supervisor.policy.fleet import drained, step
+from supervisor.records.handover import Handover
+from supervisor.records.journal import Journal, JournalError, read_story
+from supervisor.records.log import Log, utc
+
+SPAWN_S = 15.0  # a fork, an exec of the gate and a chdir: longer is a dead mount
+HOLD_S = 10.0  # binding a busy port is tried again for some seconds
+READ_S = 10.0  # a configuration with its includes, and the release of each directory
+LEFTOVER_S = 30.0
+EVIDENCE_S = 5.0
+FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
+EXIT_CONFIG = 78
+
+
+class StartError(Exception):
+    """The supervisor cannot run. The text is one sentence for people."""
+
+
+class Daemon:
+    """The running supervisor. Implements `control.backend.Backend`."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        """Take the directories and the control socket. Blocks, before the loop does anything else. Raises StartError."""
+        where = settings.daemon
+        self._settings = settings
+        self._environ = dict(environ)
+        self._loop = asyncio.get_running_loop()
+        self._started = time.monotonic()
+        self._fleet = Fleet()
+        self._events: deque[Event] = deque()
+        self._turning = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiters: list[tuple[Callable[[Fleet], bool], asyncio.Future[bool]]] = []
+        self._subscribers: list[Callable[[Story], None]] = []
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._gates: dict[InstanceId, int] = {}
+        self._leaders: dict[int, InstanceId] = {}
+        self._held: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}  # each program's addresses and their descriptors
+        self._preflights: dict[str, launch.Preflight] = {}
+        self._unwritten: set[str] = set()
+        self._reading: asyncio.Task[None] | None = None
+        self.ended = asyncio.Event()
+        self._lanes = {name: Lane(name) for name in ("spawn", "sockets", "preflight", "reap", "watch", "evidence", "read")}
+        self._log = Log(sys.stderr, Lane("log"))
+        self._systemd = Systemd(environ)
+        self._server = Server(f"{where.runtime_dir}/control.sock", where.group, self)
+        try:
+            self._server.open()
+            for path in (where.state_dir, where.log_dir):
+                Path(path).mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._journal = Journal(where.state_dir, Lane("journal"), self._warn, keep_s=where.keep_s)
+            self._handover = Handover(where.runtime_dir, reap.boot_id(), self._warn)
+            self._notify = Listener(f"{where.runtime_dir}/notify.sock")
+        except (ServerError, JournalError) as problem:
+            raise StartError(str(problem)) from None
+        except OSError as problem:
+            name = problem.filename or where.runtime_dir
+            raise StartError(f"cannot use {name}: {problem.strerror}; make it writable, or name another in [reviver]") from None
+        self._reaper = reap.Reaper(self._loop, self.post, self._lanes["reap"])
+        self._holder = Holder()
+        self._outputs = Outputs(where.log_dir, self._warn)
+        self._watcher = Watcher(self.post, self._lanes["watch"])
+        self._delivery = Delivery(self._journal, self._warn)
+        self._loop.add_reader(self._notify.fileno(), self._hear_notify)
+
+    # --- a life ---------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Supervise until a shutdown has come to its end."""
+        launch.seal()
+        for name, number in (("SIGTERM", signal.SIGTERM), ("SIGINT", signal.SIGINT)):
+            self._loop.add_signal_handler(number, self._shut_down, name)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._fleet = Fleet(incidents=self._journal.last_incident())
+        numbers = await self._end_leftovers()
+        applied = await self._lanes["read"].run(_candidates, self._settings, numbers, deadline_s=READ_S)
+        await self._server.serve()
+        self._log.banner(self._banner())
+        for sentence in self._settings.unused:
+            self._warn(sentence)
+        self.post(applied)
+        self._delivery.resume()
+        self._systemd.ready(_programs(len(applied.programs)))
+        self._beat()
+        await self.ended.wait()
+        await self._close()
+
+    async def _end_leftovers(self) -> dict[str, int]:
+        """End the trees that a dead supervisor left, before anything starts. Returns the highest instance number of each program."""
+        numbers = self._journal.highest()
+        for program in self._handover.read_all():
+            name = program.settings.name
+            numbers[name] = max(numbers.get(name, 0), program.started)
+            for left in program.instances:
+                if left.pid is None or left.start_ticks is None:
+                    continue
+                call = (reap.end_leftover, left.pid, left.start_ticks, reap.boot_id(), left.id)
+                count = await self._lanes["reap"].run(*call, deadline_s=LEFTOVER_S)
+                if count:
+                    self._tell_story(
+                        Note(name, "instance.left", f"{left.id}, left by a supervisor that died, is ended: {count} processes")
+                    )
+            self._handover.drop(name)
+        return numbers
+
+    async def _close(self) -> None:
+        """All that is wanted has happened: write what waits, and give everything back."""
+        self._systemd.status("writes its last records")
+        self._loop.remove_reader(self._notify.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        for preflight in self._preflights.values():
+            preflight.end()
+        if self._jobs:
+            await asyncio.wait(self._jobs, timeout=FLUSH_S)
+        await self._server.close()
+        self._watcher.close()
+        self._outputs.close(FLUSH_S)
+        await self._delivery.close(FLUSH_S)
+        self._reaper.close()
+        self._notify.close()
+        for name, program in self._fleet.programs.items():
+            self._holder.release(name)
+            if not program.instances:
+                self._handover.drop(name)
+        self._handover.close()
+        self._journal.close(FLUSH_S)
+        self._log.close(FLUSH_S)
+
+    def _banner(self) -> str:
+        programs = _programs(len(self._settings.programs))
+        where = self._settings.daemon
+        return f"reviver {__version__} · {self._settings.path} · {programs} · unguarded · control socket {where.runtime_dir}/control.sock"
+
+    def _shut_down(self, name: str) -> None:
+        self._tell_story(
+            Note("reviver", "daemon.stop_asked", f"{name}: {'hurries' if self._fleet.draining else 'stops all programs'}")
+        )
+        self._systemd.stopping(stop_s([program.settings for program in self._fleet.programs.values()]), "stops all programs")
+        self.post(ShutdownAsked())
+
+    def _hang_up(self) -> None:
+        if self._reading is None or self._reading.done():
+            self._reading = self._loop.create_task(self._apply_own())
+
+    async def _apply_own(self) -> None:
+        self._systemd.reloading()
+        try:
+            self.take_up(await self.read(None))
+        except (config.ConfigErrors, LaneError) as problem:
+            self._warn(f"SIGHUP: the configuration is not applied, the old one goes on: {problem}")
+        finally:
+            self._systemd.ready(_programs(len(self._fleet.programs)))
+
+    def _beat(self) -> None:
+        """The watchdog hears of us only after a turn that decided; where nothing happens, one is taken for it."""
+        if self._systemd.interval_s is not None:
+            self.post(Woke())
+            self._loop.call_later(self._systemd.interval_s, self._beat)
+
+    # --- a turn ---------------------------------------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Take an event up, now; one that comes while another is taken up waits for its turn."""
+        self._events.append(event)
+        if self._turning:
+            return
+        self._turning = True
+        try:
+            while self._events:
+                self._turn(self._events.popleft())
+        finally:
+            self._turning = False
+        self._systemd.alive()
+        if drained(self._fleet):
+            self.ended.set()
+
+    def _turn(self, event: Event) -> None:
+        before, now = self._fleet.programs, time.monotonic()
+        self._fleet, effects, wake = step(self._fleet, event, now)
+        for name, program in self._fleet.programs.items():
+            if before.get(name) is not program:
+                self._write_handover(name, program)
+        if not isinstance(event, Woke) or effects:
+            self._journal.happened(now, event, effects)
+        self._aftermath(event)
+        for effect in effects:
+            self._perform(effect, now)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if wake is None else self._loop.call_at(wake, self.post, Woke())
+        for predicate, answer in self._waiters:
+            if not answer.done() and predicate(self._fleet):
+                answer.set_result(True)
+
+    def _write_handover(self, name: str, program: Program) -> None:
+        problem = self._handover.write(program)
+        if problem and name not in self._unwritten:
+            self._unwritten.add(name)
+            self._warn(problem)
+        elif not problem:
+            self._unwritten.discard(name)
+
+    def _aftermath(self, event: Event) -> None:
+        """What an event means for the mechanisms themselves."""
+        match event:
+            case Exited() if not self._lives(event.id):
+                self._watcher.forget(event.id)
+                self._leaders = {pid: id for pid, id in self._leaders.items() if id != event.id}
+                gate = self._gates.pop(event.id, None)
+                if gate is not None:
+                    os.close(gate)
+            case Applied():
+                for candidate in event.programs:
+                    self._watcher.update(candidate.settings)
+                    self._outputs.update(candidate.settings.name, candidate.settings.output)
+            case _:
+                pass
+
+    def _lives(self, id: InstanceId) -> bool:
+        program = self._fleet.programs.get(id.program)
+        return program is not None and any(instance.id == id for instance in program.instances)
+
+    def _perform(self, effect: Effect, now: float) -> None:
+        """Do one effect, or have it done: each answers with at most one event."""
+        match effect:
+            case Note():
+                self._tell_story(effect)
+            case Spawn():
+                self._job(self._spawn(effect))
+            case Open():
+                self._open(effect.id)
+            case Signal():
+                self._reaper.signal(effect.id, effect.signal)
+            case Kill():
+                self._job(self._kill(effect))
+            case Look():
+                self._watcher.look(effect.id)
+            case TakeEvidence():
+                self._job(self._take_evidence(effect.id))
+            case RunPreflight():
+                self._job(self._preflight(effect))
+            case Tell():
+                self._delivery.tell(effect, self._wall(now), self._runbook(effect.program))
+            case Forget():
+                self._held.pop(effect.program, None)
+                self._lanes["sockets"].put(self._holder.release, effect.program)
+                self._handover.drop(effect.program)
+            case _:
+                assert_never(effect)
+
+    def _job(self, work: Coroutine[None, None, None]) -> None:
+        """Let an effect that takes time take it beside the loop's other work."""
+        task = self._loop.create_task(work)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    # --- effects --------------------------------------------------------------------------------------------------------------
+
+    async def _spawn(self, effect: Spawn) -> None:
+        settings, wanted = self._fleet.programs[effect.id.program].settings, effect.build.launch.sockets
+        try:
+            addresses, fds = self._held.get(effect.id.program, ((), ()))
+            if addresses != wanted:
+                fds = await self._lanes["sockets"].run(self._holder.hold, effect.id.program, wanted, deadline_s=HOLD_S)
+                self._held[effect.id.program] = (wanted, fds)
+            call = (launch.launch, effect, fds, self._environ, self._notify.path, settings.output.to)
+            child = await self._lanes["spawn"].run(*call, deadline_s=SPAWN_S, late=_discard)
+        except launch.LaunchError as problem:
+            self.post(SpawnFailed(effect.id, problem.text, problem.permanent))
+            return
+        except LaneError as problem:
+            self.post(SpawnFailed(effect.id, f"the host does not start processes: {problem}", False))
+            return
+        if not self._lives(effect.id):
+            _discard(child)
+            return
+        self._gates[child.id] = child.gate
+        self._leaders[child.pid] = child.id
+        self._reaper.watch(child)
+        if child.output >= 0:
+            self._outputs.attach(child.id, child.output, settings.output)
+        self.post(Spawned(child.id, child.pid, child.start_ticks))
+
+    def _open(self, id: InstanceId) -> None:
+        program = self._fleet.programs[id.program]
+        instance = next(i for i in program.instances if i.id == id)
+        launch.open_gate(self._gates.pop(id))
+        assert instance.pid is not None
+        assert instance.start_ticks is not None
+        _, fds = self._held.get(id.program, ((), ()))
+        self._watcher.watch(id, instance.pid, instance.start_ticks, program.settings, fds)
+
+    async def _kill(self, effect: Kill) -> None:
+        """Look once more before a kill by a verdict: what moved meanwhile is not killed."""
+        if effect.unmoved_since is not None:
+            contradiction = await self._watcher.unmoved(effect.id, effect.unmoved_since)
+            if contradiction is not None:
+                self.post(contradiction)
+                return
+        self._reaper.kill(effect.id)
+
+    async def _take_evidence(self, id: InstanceId) -> None:
+        instance = next(i for i in self._fleet.programs[id.program].instances if i.id == id)
+        summary = ""
+        if instance.pid is not None:
+            with contextlib.suppress(LaneError):
+                call = (evidence.take, id, instance.pid, self._settings.daemon.state_dir)
+                summary = await self._lanes["evidence"].run(*call, deadline_s=EVIDENCE_S)
+        self.post(EvidenceTaken(id, summary))
+
+    async def _preflight(self, effect: RunPreflight) -> None:
+        preflight = launch.Preflight(effect, self._environ)
+        self._preflights[effect.program] = preflight
+        try:
+            problem = await self._lanes["preflight"].run(preflight.run, deadline_s=effect.timeout_s + SPAWN_S)
+        except LaneError as stuck:
+            problem = str(stuck)
+        finally:
+            self._preflights.pop(effect.program, None)
+            preflight.close()
+        self.post(Preflighted(effect.program, effect.build.number, problem))
+
+    # --- what mechanisms say --------------------------------------------------------------------------------------------------
+
+    def _hear_notify(self) -> None:
+        for message in self._notify.receive():
+            id = attribute(message.pid, self._leaders)
+            if id is not None:
+                self._watcher.heard(id, message.state)
+
+    def _tell_story(self, note: Note) -> None:
+        mono = time.monotonic()
+        wall = self._wall(mono)
+        self._log.note(wall, note)
+        self._journal.note(wall, mono, note)
+        story = {"at": utc(wall), "subject": note.subject, "name": note.name, "text": note.text}
+        for callback in self._subscribers:
+            callback(story)
+
+    def _warn(self, text: str) -> None:
+        """A sentence about Reviver itself. From any thread."""
+        self._log.warn(text)
+
+    def _runbook(self, name: str) -> str:
+        program = self._fleet.programs.get(name)
+        return "" if program is None else program.settings.runbook
+
+    def _wall(self, instant: float) -> float:
+        return time.time() - time.monotonic() + instant
+
+    # --- control.backend.Backend ----------------------------------------------------------------------------------------------
+
+    def about(self) -> About:
+        return About(os.getpid(), __version__, self._started, self._settings.path, guarded=False, daemon=self._settings.daemon)
+
+    def fleet(self) -> Fleet:
+        return self._fleet
+
+    def vitals(self, id: InstanceId) -> Vitals | None:
+        found = self._watcher.vitals(id)
+        return None if found is None else Vitals(found.cpu_ratio, found.rss_bytes, found.workers)
+
+    async def until(self, predicate: Callable[[Fleet], bool], deadline_s: float) -> bool:
+        if predicate(self._fleet):
+            return True
+        answer: asyncio.Future[bool] = self._loop.create_future()
+        waiter = (predicate, answer)
+        self._waiters.append(waiter)
+        try:
+            return await asyncio.wait_for(answer, deadline_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.remove(waiter)
+
+    async def read(self, path: str | None) -> Reading:
+        return await self._lanes["read"].run(_read, path or self._settings.path, self._environ, deadline_s=READ_S)
+
+    def take_up(self, reading: Reading) -> None:
+        fixed = self._settings.daemon
+        if reading.settings.daemon != fixed:
+            self._warn("a change of [reviver] takes effect when the supervisor is started anew")
+        self._settings = replace(reading.settings, daemon=fixed)
+        self.post(reading.applied)
+
+    async def events(self, limit: int, program: str) -> list[Story]:
+        call = (read_story, self._settings.daemon.state_dir, limit, program or None)
+        lines = await self._lanes["read"].run(*call, deadline_s=READ_S)
+        return [{"at": utc(line.wall), "subject": line.subject, "name": line.name, "text": line.text} for line in lines]
+
+    def subscribe(self, callback: Callable[[Story], None]) -> Callable[[], None]:
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+
+def _candidates(settings: Settings, numbers: Mapping[str, int]) -> Applied:
+    """The programs of a configuration with what the disk says of each now. Blocks."""
+    found = []
+    for program in settings.programs:
+        name, directory = release.resolve(program.launch)
+        found.append(Candidate(program, name, directory, numbers.get(program.name, 0)))
+    return Applied(tuple(found), settings.escalation)
+
+
+def _read(path: str, environ: Mapping[str, str]) -> Reading:
+    settings = config.load(Path(path), environ)
+    return Reading(settings, _candidates(settings, {}))
+
+
+def _programs(count: int) -> str:
+    return "1 program" if count == 1 else f"{count} programs"
+
+
+def _discard(child: launch.Child) -> None:
+    """End a child that nobody wants any more, at its gate."""
+    for fd in (child.gate, child.pidfd, child.output):
+        if fd >= 0:
+            os.close(fd)
+
+
+def main() -> int:
+    """Run the supervisor; the exit code is the command line's (DESIGN: 0, 1, 78)."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m supervisor.daemon", description="Reviver's daemon: what `reviver run` runs."
+    )
+    arguments.add_argument("--config", metavar="PATH")
+    explicit = arguments.parse_args().config
+    try:
+        settings = config.load(config.find(explicit, os.environ), os.environ)
+    except config.ConfigErrors as faults:
+        sys.stderr.write(f"{faults}\n")
+        return EXIT_CONFIG
+    try:
+        asyncio.run(_live(settings))
+    except StartError as problem:
+        sys.stderr.write(f"reviver: {problem}\n")
+        return 1
+    return 0
+
+
+async def _live(settings: Settings) -> None:
+    await Daemon(settings, os.environ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
