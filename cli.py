@@ -31,7 +31,7 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     """Names of programs for the shell; none where no daemon answers."""
     from supervisor.commands.complete import names
 
-    return names(_nearest(context, _, context.params.get("config")), incomplete)
+    return names(context.params.get("config"), incomplete)
 
 
 CONFIG = click.option("--config", metavar="FILE", callback=_nearest, help="The configuration (else: see `reviver --help`).")
@@ -224,11 +224,12 @@ def systemd_show(config: str | None) -> int:
 
 @systemd.command("install")
 @CONFIG
-def systemd_install(config: str | None) -> int:
+@click.option("--force", is_flag=True, help="Also over a unit that somebody has edited.")
+def systemd_install(config: str | None, force: bool) -> int:
     """Write the unit, and say what to type next."""
     from supervisor.commands.systemd import install
 
-    return install(config)
+    return install(config, force)
 
 
 def main() -> None:

@@ -91,6 +91,7 @@ class Up(Goal):
         self._started = program.started
         self._old: frozenset[InstanceId] = frozenset()
         self._seen: dict[InstanceId, Instance] = {}
+        self._known = program.settings.name in fleet.programs
         self._was_up = False
 
     def _bound_s(self, settings: ProgramSettings, fleet: Fleet) -> float:
@@ -98,8 +99,10 @@ class Up(Goal):
 
     def _decide(self, program: Program | None) -> None:
         if program is None:
-            self._lost("it is not in the configuration any more")
+            if self._known:
+                self._lost("it is not in the configuration any more")
             return
+        self._known = True
         if program.wanted is Wanted.UP:
             self._was_up = True
         elif self._was_up:

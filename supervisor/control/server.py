@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import grp
 import os
+import select
 import socket
 import stat
 import struct
@@ -242,10 +243,17 @@ class _Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._half = True
-        if self._ends:
+        if self._ends or self._gone():
             return False
         self._next()
         return True
+
+    def _gone(self) -> bool:
+        """Whether the client has closed both halves: nobody waits for an answer any more (POLLHUP, poll(2))."""
+        assert self._transport is not None
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), 0)
+        return bool(poll.poll(0))
 
     def pause_writing(self) -> None:
         self._slow = self._loop.call_later(SLOW_S, self.drop)
@@ -287,18 +295,18 @@ class _Connection(asyncio.Protocol):
     # --- requests, one after the other
 
     def _next(self) -> None:
-        """Take up the next whole line, unless a request is under way."""
+        """Take up the next whole line, unless a request is under way. One that is no request ends the connection."""
         if self._transport is None or self._transport.is_closing():
             return
-        while self._task is None:
-            line, newline, rest = self._unread.partition(b"\n")
-            if len(line) > messages.MESSAGE_LIMIT_BYTES:
+        if self._task is None:
+            end = self._unread.find(b"\n")
+            if (end if end >= 0 else len(self._unread)) > messages.MESSAGE_LIMIT_BYTES:
                 self._refuse(messages.INVALID_REQUEST, f"a request has at most {messages.MESSAGE_LIMIT_BYTES} bytes")
                 return
-            if not newline:
-                break
-            self._unread = rest
-            self._take(bytes(line))
+            if end >= 0:
+                line = bytes(self._unread[:end])
+                del self._unread[: end + 1]
+                self._take(line)
         if self._task is not None:
             if len(self._unread) > messages.MESSAGE_LIMIT_BYTES:
                 self._transport.pause_reading()
@@ -309,9 +317,9 @@ class _Connection(asyncio.Protocol):
         try:
             request = _decoder.decode(line)
         except msgspec.ValidationError as problem:
-            self._error(None, messages.INVALID_REQUEST, f"not a JSON-RPC 2.0 request: {problem}")
+            self._refuse(messages.INVALID_REQUEST, f"not a JSON-RPC 2.0 request: {problem}")
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
-            self._error(None, messages.PARSE_ERROR, f"not JSON: {problem}")
+            self._refuse(messages.PARSE_ERROR, f"not JSON: {problem}")
         else:
             if self._idle is not None:
                 self._idle.cancel()
