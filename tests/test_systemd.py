@@ -206,3 +206,155 @@ def test_write_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"cannot write .*: is a directory"):
         command.write(taken, "[Unit]\n", force=True)
     assert sorted(os.listdir(tmp_path)) == ["file", "reviver.service"]
+
+
+# --- a real systemd -------------------------------------------------------------------------------------------------------------
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SCRIPT = os.environ.get("SYSTEMD_BOX", "")
+GROUP = "/sys/fs/cgroup/system.slice/reviver.service"
+WATCHDOG_S = 2  # a drop-in's: the unit's own is longer than a test may wait
+SOON_S = 20.0
+
+CONFIG = """
+[program.store]
+command = ["gunicorn", "supervisor.demo.store:app", "--timeout", "0", "--graceful-timeout", "120"]
+sockets = ["127.0.0.1:80"]
+env = {{ PYTHONPATH = "{checkout}" }}
+health.http = "/health"
+
+[program.humble]
+command = ["sh", "-c", "setsid sleep 1000 & exec sleep 1000"]
+user = "nobody"
+"""
+ADDED = """
+[program.added]
+command = ["sleep", "1000"]
+"""
+
+
+class Box:
+    """A booted systemd in a container, with this checkout and its Python in it, and a directory that both sides see."""
+
+    def __init__(self, script: str, directory: Path) -> None:
+        self.script = script
+        self.directory = directory
+        self.shared = directory / "shared"
+        self.shared.mkdir()
+        shown = [str(self.shared), *(str(path) for path in {CHECKOUT, Path(sys.prefix), Path(sys.base_prefix)})]
+        self._script("start", *(f"--bind={path}" for path in shown))
+
+    def _script(self, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+        # files, not pipes: what the box starts for good would hold a pipe open for ever
+        with open(self.directory / "out", "w+") as out, open(self.directory / "err", "w+") as err:
+            done = subprocess.run([self.script, verb, str(self.directory), *words], stdout=out, stderr=err, timeout=60, check=False)
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(done.args, done.returncode, out.read().strip(), err.read().strip())
+
+    def run(self, *words: str) -> str:
+        """The output of a command in the box, which must succeed."""
+        done = self._script("run", *words)
+        assert done.returncode == 0, f"{words}: {done.stdout} {done.stderr} {self.journal()}"
+        return done.stdout
+
+    def try_(self, *words: str) -> int:
+        return self._script("run", *words).returncode
+
+    def until(self, *words: str) -> None:
+        """Until a shell's command succeeds in the box."""
+        deadline = time.monotonic() + SOON_S
+        while self.try_("sh", "-c", *words) != 0:
+            assert time.monotonic() < deadline, f"{words} failed for {SOON_S} s: {self.journal()}"
+            time.sleep(0.1)
+
+    def shown(self, key: str) -> str:
+        return self.run("systemctl", "show", "reviver", "--property", key, "--value")
+
+    def pids(self) -> set[str]:
+        """All processes of the unit."""
+        return set(self.run("sh", "-c", f"cat {GROUP}/cgroup.procs").split())
+
+    def journal(self) -> str:
+        return self._script("run", "journalctl", "--no-pager", "-q", "-n", "60", "-u", "reviver").stdout
+
+    def stop(self) -> None:
+        """Shut it down, and see that nothing of it is left on this host."""
+        done = self._script("stop")
+        assert done.returncode == 0, done.stderr
+        assert str(self.directory) not in Path("/proc/self/mounts").read_text()
+        inside = [entry for entry in Path("/proc").glob("[0-9]*/root") if str(self.directory) in _target(entry)]
+        assert not inside
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # its process ended meanwhile
+        return ""
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    if not SCRIPT:
+        pytest.skip("$SYSTEMD_BOX does not name the script that boots a systemd")
+    if os.geteuid() != 0:
+        pytest.skip("booting a systemd needs root")
+    box = Box(SCRIPT, tmp_path)
+    try:
+        yield box
+    finally:
+        box.stop()
+
+
+def test_under_a_real_systemd(box: Box) -> None:
+    """Installed, started, reloaded, stuck, restarted and stopped: one boot for all of it."""
+    reviver = install(box)
+    box.run("systemctl", "start", "reviver")
+    assert box.shown("StatusText"), "READY=1 comes with a status"
+    first = box.pids()
+    box.until("curl -sf http://127.0.0.1/health")
+    box.until("pgrep -u nobody -x sleep")
+    assert box.run(reviver, "status", "--json")
+
+    with open(box.shared / "config.toml", "a") as config:
+        config.write(ADDED)
+    box.run("systemctl", "reload", "reviver")
+    box.until("pgrep -u root -x sleep")
+    assert box.shown("MainPID") in first, "a reload is no restart"
+
+    stuck, main = box.pids(), box.shown("MainPID")
+    box.run("kill", "-STOP", main)
+    box.until("test $(systemctl show reviver -P NRestarts) = 1 && systemctl is-active reviver")
+    box.until("curl -sf http://127.0.0.1/health")
+    assert "watchdog" in box.journal().lower()
+    assert not stuck & box.pids(), "trees of the dead supervisor live on"
+    assert box.try_("kill", "-0", main) != 0
+
+    box.run("systemctl", "stop", "reviver")
+    assert box.shown("Result") == "success"
+    assert box.try_("sh", "-c", f"grep -q . {GROUP}/cgroup.procs") != 0, "a stop left processes behind"
+    assert box.try_("pgrep", "-x", "sleep") != 0
+    assert box.try_("test", "-e", "/run/reviver") != 0
+
+
+def install(box: Box) -> str:
+    """Install the unit by the command itself, and return that."""
+    reviver = box.shared / "reviver"
+    reviver.write_text(
+        f"#!{sys.executable}\n"
+        f"import os, sys\n"
+        f"sys.path.insert(0, {str(CHECKOUT)!r})\n"
+        f"os.environ['PYTHONPATH'] = {str(CHECKOUT)!r}\n"
+        f"from cli import main\n"
+        f"main()\n"
+    )
+    reviver.chmod(0o755)
+    config = box.shared / "config.toml"
+    config.write_text(CONFIG.format(checkout=CHECKOUT))
+    said = box.run(str(reviver), "systemd", "install", "--config", str(config))
+    assert "systemctl enable --now reviver" in said
+    box.run("mkdir", "/etc/systemd/system/reviver.service.d")
+    box.run("sh", "-c", f"printf '[Service]\\nWatchdogSec={WATCHDOG_S}\\n' >/etc/systemd/system/reviver.service.d/test.conf")
+    box.run("systemctl", "daemon-reload")
+    return str(reviver)
