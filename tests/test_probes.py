@@ -417,10 +417,10 @@ def no_children() -> Iterator[None]:
 async def settled() -> None:
     """Until every command that was killed is reaped."""
     for _ in range(10_000):
-        if not probes._running:
+        if not probes._dying:
             return
         await asyncio.sleep(0.001)
-    pytest.fail(f"still running: {probes._running}")
+    pytest.fail(f"still dying: {probes._dying}")
 
 
 @pytest.mark.usefixtures("no_children")
@@ -493,26 +493,53 @@ def test_command_takes_its_children_with_it_at_the_timeout_and_at_its_end(tmp_pa
 
 
 @pytest.mark.usefixtures("no_children")
-def test_command_is_never_run_twice_at_a_time_and_a_cancelled_one_is_killed() -> None:
-    target = shell("sleep 600")
+def test_command_of_a_question_that_is_cancelled_is_killed(tmp_path: Path) -> None:
+    """While it is being started, and while it runs: the second is started after the first, and says so."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    target = shell('echo >"$1"; exec sleep 600', fifo)
 
-    async def question() -> tuple[Outcome, Outcome]:
-        first = asyncio.create_task(ask_command(target, timeout_s=LONG_S))
+    async def question() -> None:
+        starting = asyncio.create_task(ask_command(shell("sleep 600"), timeout_s=LONG_S))
+        running = asyncio.create_task(ask_command(target, timeout_s=LONG_S))
         await asyncio.sleep(0)
-        second = await ask_command(target, timeout_s=LONG_S)
-        first.cancel()  # while it is being started
-        await asyncio.wait([first])
+        starting.cancel()
+        said = asyncio.Event()
+        asyncio.get_running_loop().add_reader(reader, said.set)
+        await said.wait()
+        running.cancel()
+        await asyncio.wait([starting, running])
+        await asyncio.sleep(0)
         await settled()
-        third = asyncio.create_task(ask_command(target, timeout_s=LONG_S))
-        await asyncio.sleep(0.05)
-        third.cancel()
-        await asyncio.wait([third])
-        await settled()
-        return second, await ask_command(shell("exit 0"), timeout_s=LONG_S)
 
-    second, last = asyncio.run(question())
-    assert (second.answered, "the one before still runs" in second.text) == (None, True)
-    assert last.answered
+    try:
+        asyncio.run(question())
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.usefixtures("no_children")
+def test_command_is_not_run_again_while_one_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in uninterruptible sleep: here the kill is held back. Two at a time are no trouble: two instances are asked the same."""
+    target = shell("sleep 600")
+    kill = probes._kill_group
+
+    async def question() -> list[Outcome]:
+        monkeypatch.setattr(probes, "_kill_group", lambda pid: None)
+        both = await asyncio.gather(ask_command(target, timeout_s=SOON_S), ask_command(target, timeout_s=SOON_S))
+        again = await ask_command(target, timeout_s=SOON_S)
+        monkeypatch.setattr(probes, "_kill_group", kill)
+        for command in list(probes._dying):
+            command.kill()
+        await settled()
+        last = await ask_command(target, timeout_s=SOON_S)
+        await settled()
+        return [*both, again, last]
+
+    first, second, third, last = asyncio.run(question())
+    assert [outcome.answered for outcome in (first, second, last)] == [False, False, False]
+    assert (third.answered, third.text) == (None, "command sh: the one before cannot be killed")
 
 
 @pytest.mark.usefixtures("no_children")

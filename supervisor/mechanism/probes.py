@@ -529,7 +529,7 @@ def _user(pid: int) -> int | None:
 # --- commands -------------------------------------------------------------------------------------------------------------------
 
 _spawn_lane = Lane("probe commands", limit=1000)
-_running: set[CommandTarget] = set()  # from the start until it is reaped: there are never two of one
+_dying: dict[_Command, CommandTarget] = {}  # killed and not reaped yet
 
 
 class _Started(NamedTuple):
@@ -541,17 +541,15 @@ class _Started(NamedTuple):
 async def ask_command(target: CommandTarget, *, timeout_s: float) -> Outcome:
     """Run the command as the program runs: its user, directory and environment. Exit 0 is an answer.
 
-    At the timeout its whole process group is killed. One that cannot even be killed is not joined by a second.
+    At the timeout its whole process group is killed. One that cannot even be killed is not joined by another.
     """
     question = _Question(target.name, timeout_s)
-    if target in _running:
-        return question.unknown("the one before still runs, and cannot be killed")
-    _running.add(target)
+    if target in _dying.values():
+        return question.unknown("the one before cannot be killed")
     starting = _spawn_lane.run(_start, target, deadline_s=timeout_s, late=_discard)
     try:
         command = _Command(target, await asyncio.shield(starting))
     except (OSError, LookupError, subprocess.SubprocessError, LaneError) as problem:
-        _running.discard(target)
         return question.unknown(f"cannot be run: {problem}")
     except asyncio.CancelledError:
         starting.add_done_callback(functools.partial(_end_unwanted, target))
@@ -583,6 +581,7 @@ class _Command:
     def kill(self) -> None:
         """SIGKILL to its group, unless it has ended; it is reaped when that has come to pass."""
         if not self.ended.done():
+            _dying[self] = self._target
             _kill_group(self._started.process.pid)
 
     def last_words(self) -> str:
@@ -605,7 +604,7 @@ class _Command:
         self._loop.remove_reader(self._started.pidfd)
         self._read()
         self._loop.remove_reader(self._started.output)
-        _running.discard(self._target)
+        _dying.pop(self, None)
         self.ended.set_result(_reap(self._started))
 
 
@@ -665,9 +664,7 @@ def _discard(started: _Started) -> None:
 
 def _end_unwanted(target: CommandTarget, starting: asyncio.Future[_Started]) -> None:
     """End a command whose asker was cancelled while it was being started."""
-    if starting.cancelled() or starting.exception() is not None:
-        _running.discard(target)
-    else:
+    if not starting.cancelled() and starting.exception() is None:
         _Command(target, starting.result()).kill()
 
 
