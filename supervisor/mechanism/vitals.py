@@ -1,8 +1,8 @@
 """Samples of one process tree, from /proc: what each process and each thread did, and where it waits.
 
-It only reads files of /proc that never wait for the process they tell of (stat, schedstat, wchan, syscall; not cmdline or smaps, which
-do). A light sample costs some 10 µs a process, a full one some 30 µs a thread; both are bounded. A process that ends meanwhile is left
-out; a pid that has become somebody else's ends the tree.
+It only reads files of /proc that never wait for the process they tell of (stat, schedstat, wchan, syscall; not cmdline or
+smaps, which do). A light sample costs some 10 µs a process, a full one some 30 µs a thread; both are bounded. A process that
+ends meanwhile is left out; a pid that has become somebody else's ends the tree.
 
 Sources: proc_pid_stat(5), Documentation/scheduler/sched-stats.rst for schedstat. psutil tells of the host.
 """
@@ -92,6 +92,14 @@ class Sampler:
     @property
     def newest(self) -> TreeSample | None:
         return self._kept[-1] if self._kept else None
+
+    def growth(self) -> float:
+        """Bytes per second by which the tree's memory grew between its last two samples."""
+        if len(self._kept) < 2:
+            return 0.0
+        before, after = self._kept[-2], self._kept[-1]
+        grown = sum(process.rss_bytes for process in after.processes) - sum(process.rss_bytes for process in before.processes)
+        return grown / max(after.at - before.at, 0.1)
 
     def since(self, instant: float) -> tuple[TreeSample, ...]:
         """The samples from this instant on, the oldest first."""

@@ -1,0 +1,645 @@
+"""Watching instances: when to look and to ask, and telling what the diagnosis concludes.
+
+One timer serves all programs. In peace a program with sockets or probes is sampled once a second and its queue looked at
+each quarter of a second; one with neither twice a minute. Anything odd (a queue that stays, an answer that is late, a
+thread that runs all the time, a stopped process) is looked at ten times a second for a while. While an instance starts it is
+asked without pause, so that its readiness is seen at once.
+
+It judges nothing itself: facts go into a window, `policy.diagnosis` answers. It promises: no call here blocks; every
+question and every suspicion has an end; when our own loop was late, nothing is concluded from what happened meanwhile.
+
+On sockets that several instances share, a question is put only after it is known who accepted the connection, and a
+connection counts for the instance whose process holds it. While an instance is alone on its sockets neither is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import heapq
+import math
+import time
+from collections.abc import Callable
+
+from supervisor.lanes import Lane, LaneError
+from supervisor.mechanism import vitals
+from supervisor.mechanism.asking import Asker
+from supervisor.mechanism.listening import Found, Listening, find
+from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, targets
+from supervisor.mechanism.sockdiag import SockDiag
+from supervisor.mechanism.vitals import Sampler, Vitals
+from supervisor.model import Answered, Event, Extended, InstanceId, Kind, Looked, ProgramSettings, Verdict
+from supervisor.policy.diagnosis import (
+    HOT_RATIO,
+    LASTING_S,
+    LEAK_BYTES_PER_S,
+    Finding,
+    Host,
+    SocketSample,
+    TreeSample,
+    Window,
+    diagnose,
+    follow,
+    moved_between,
+)
+
+QUEUE_S = 0.25  # between two looks at the accept queue: 1 µs for a held socket, and it is where a hang is seen first
+LIGHT_S = 1.0  # between two light samples
+SLOW_S = 30.0  # the same for what can neither be asked nor seen serving: 1000 of those must cost next to nothing
+AGES_S = (
+    2.0  # between two looks at connections' ages where there is no probe: an event loop stuck with its old customers has no queue
+)
+DENSE_S = 0.1  # between two looks when something is odd
+DENSE_FOR_S = 15.0  # then it is decided, or lasting: FACTS of cost, 60 CPU s per hour at this rate
+LASTING_LOOK_S = 0.25  # between two looks at a suspect after that, and between two posts about it
+LOOK_SHARE = 20  # a look at connections takes at most this part of the time (1/20), however many they are
+LATE_ANSWER_S = 0.25  # an answer that is this much later than usual is odd
+LAG_S = 0.5  # our own loop late by this: nothing is concluded
+BLIND_S = 1.0  # for so long after it
+START_ASK_S = ((3.0, 0.05), (20.0, 0.1), (math.inf, 0.25))  # until an age, between two questions to one that starts
+START_TIMEOUT_S = 10.0  # of a question that waits in a held socket's queue until the program has booted
+AGAIN_S = 0.1  # between two questions when another instance took the last one and this one is in doubt
+LIVED_S = 1.0  # POLICY: without a probe and a port, having lived so long is being ready
+READY_UNSEEN_S = 10.0  # some masters say READY=1 before their workers have booted: so long it must be seen to serve its sockets too
+SERVING_HIDDEN = 0.9  # of `health.start`: nobody waits, and whether it serves cannot be seen; then it counts as ready
+LOOK_WAIT_S = 1.0  # a look at one that starts waits so long for its answer
+STOPPING_S = 600.0  # STOPPING=1 excuses silence for as long as policy lets an instance retire
+FIND_AT_S = (1.0, 5.0, 30.0)  # ages at which a program's own sockets are looked for, then each FIND_S
+FIND_S = 300.0
+FIND_DEADLINE_S = 10.0
+HOST_S = 5.0  # between two looks at the host's load
+STRANGE_LIMIT = 5  # looks at a connection that was accepted by nobody whom we know, until it is given up
+SLACK_S = 0.02  # what is due within this is done in the same wake-up
+MOVED_LATER_S = 0.05  # ages have a resolution of some milliseconds: less than this is no movement
+
+_SUSPICIOUS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED, Kind.STARVED, Kind.UNINTERRUPTIBLE})
+_PROOF = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
+
+
+class _Instance:
+    """What is known of one instance."""
+
+    def __init__(self, id: InstanceId, sampler: Sampler, asker: Asker, now: float) -> None:
+        self.id = id
+        self.sampler = sampler
+        self.asker = asker
+        self.spawned = now
+        self.ready: float | None = None
+        self.moved = now
+        self.beat: float | None = None
+        self.speaks = False  # it has sent something to its NOTIFY_SOCKET
+        self.says_ready: float | None = None
+        self.said = ""
+        self.stopping: float | None = None
+        self.dense_since: float | None = None
+        self.dense_until = -math.inf
+        self.sampled = -math.inf
+        self.next_ask = now
+        self.next_find = now + FIND_AT_S[0]
+        self.finding: Finding | None = None
+        self.told: Kind | None = None
+        self.told_at = -math.inf
+        self.hot = False
+        self.waits: frozenset[int] = frozenset()  # processes in state D at the last sample
+
+    def move(self, at: float) -> None:
+        if at > self.moved:
+            self.moved = at
+            self.asker.passed = 0
+
+
+class _Program:
+    """What its instances share."""
+
+    def __init__(self, settings: ProgramSettings, listening: Listening, sockets: tuple[int, ...]) -> None:
+        self.settings = settings
+        self.listening = listening
+        self.sockets = sockets
+        self.instances: dict[InstanceId, _Instance] = {}
+        self.queued = 0  # looks in a row at which the queue was not empty
+        self.seen: SocketSample | None = None
+        self.unseen = ""  # why its connections cannot be looked at
+        self.look_s = 0.0  # what the last look at connections took
+        self.due = math.inf
+
+    @property
+    def shared(self) -> bool:
+        return len(self.instances) > 1
+
+
+class Watcher:
+    """Watches all instances. To be made and called on the loop's thread."""
+
+    def __init__(self, post: Callable[[Event], None], lane: Lane) -> None:
+        """lane: where processes' descriptors are searched for listening sockets; of a big tree that takes milliseconds."""
+        self._post = post
+        self._lane = lane
+        self._diag = SockDiag()
+        self._programs: dict[str, _Program] = {}
+        self._due: list[tuple[float, str]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._planned = math.inf
+        self._blind_until = -math.inf
+        self._host: Host | None = None
+        self._host_at = -math.inf
+        self._searches: set[asyncio.Task[None]] = set()
+        self._looks: dict[InstanceId, asyncio.Handle] = {}
+
+    # --- what the daemon says ---------------------------------------------------------------------------------------------------
+
+    def watch(self, child_id: InstanceId, pid: int, start_ticks: int, settings: ProgramSettings, sockets: tuple[int, ...]) -> None:
+        """Begin to watch an instance that starts now.
+
+        sockets  the program's held, listening descriptors, shared by its instances
+        """
+        now = time.monotonic()
+        program = self._programs.get(settings.name)
+        if program is None or program.sockets != sockets:
+            old = program
+            program = self._programs[settings.name] = _Program(settings, Listening(self._diag, sockets), sockets)
+            if old is not None:
+                program.instances = old.instances
+        program.settings = settings
+        for other in program.instances.values():
+            other.asker.doubt()
+        program.seen = None  # who owns a connection was not looked for while one was alone
+        asker = Asker(self._targets(program), lambda: self._soon(settings.name))
+        program.instances[child_id] = _Instance(child_id, Sampler(pid, start_ticks), asker, now)
+        self._plan(program, now)
+
+    def update(self, settings: ProgramSettings) -> None:
+        """Take up changed settings of a program."""
+        program = self._programs.get(settings.name)
+        if program is None:
+            return
+        program.settings = settings
+        for instance in program.instances.values():
+            instance.asker.retarget(self._targets(program))
+        self._soon(settings.name)
+
+    def forget(self, id: InstanceId) -> None:
+        """It is gone."""
+        program = self._programs.get(id.program)
+        instance = program.instances.pop(id, None) if program is not None else None
+        if instance is not None:
+            instance.asker.close()
+        if (look := self._looks.pop(id, None)) is not None:
+            look.cancel()
+        if program is not None and not program.instances:
+            del self._programs[id.program]
+
+    def close(self) -> None:
+        """Stop watching everything."""
+        for program in tuple(self._programs.values()):
+            for id in tuple(program.instances):
+                self.forget(id)
+        for search in self._searches:
+            search.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._diag.close()
+
+    def look(self, id: InstanceId) -> None:
+        """Look at it now; answered by Looked, or by Answered when it was starting and answers."""
+        program, instance = self._named(id)
+        if instance is None or program is None:
+            return
+        now = time.monotonic()
+        wait_s = 0.0
+        if instance.ready is None:
+            instance.next_ask = now
+            self._soon(id.program)
+            wait_s = min(LOOK_WAIT_S, program.settings.health.timeout_s)
+        if (old := self._looks.pop(id, None)) is not None:
+            old.cancel()
+        self._looks[id] = asyncio.get_running_loop().call_later(wait_s, self._tell_look, id)
+
+    def unmoved(self, id: InstanceId, since: float) -> Looked | None:
+        """The last look before a kill: what it saw, when something moved later than `since` or no proof is left; None: kill it."""
+        program, instance = self._named(id)
+        if program is None or instance is None or instance.ready is None:
+            return None
+        now = time.monotonic()
+        finding = self._fresh(program, instance, now)
+        proven = finding.verdict.kind in _PROOF and finding.since is not None and finding.since <= since + MOVED_LATER_S
+        if proven:
+            return None
+        instance.told, instance.told_at = finding.verdict.kind, now
+        return Looked(id, now, finding.since, finding.verdict)
+
+    def heard(self, id: InstanceId, state: dict[str, str]) -> None:
+        """What the instance said by sd_notify(3); it was attributed already."""
+        _, instance = self._named(id)
+        if instance is None:
+            return
+        now = time.monotonic()
+        instance.speaks = True
+        instance.said = state.get("STATUS", instance.said)
+        if state.get("STOPPING") == "1":
+            instance.stopping = now
+        if state.get("WATCHDOG") == "1":
+            instance.beat = now
+        if instance.ready is None and (extra := state.get("EXTEND_TIMEOUT_USEC", "")).isdecimal():
+            self._post(Extended(id, now - instance.spawned + int(extra) / 1e6))
+        if state.get("READY") == "1":
+            instance.says_ready = now
+        self._soon(id.program)
+
+    def vitals(self, id: InstanceId) -> Vitals | None:
+        """Processor, memory and workers of its tree, not older than two seconds."""
+        _, instance = self._named(id)
+        if instance is None:
+            return None
+        now = time.monotonic()
+        newest = instance.sampler.newest
+        if newest is None or now - newest.at > 2 * LIGHT_S:
+            instance.sampler.sample(now, full=False)
+        return instance.sampler.vitals()
+
+    def verdict(self, id: InstanceId) -> Verdict | None:
+        """The newest verdict, None before the first."""
+        _, instance = self._named(id)
+        return instance.finding.verdict if instance is not None and instance.finding is not None else None
+
+    def said(self, id: InstanceId) -> str:
+        """The instance's own STATUS=, "" for none."""
+        _, instance = self._named(id)
+        return instance.said if instance is not None else ""
+
+    def samples(self, id: InstanceId) -> tuple[TreeSample, ...]:
+        """The samples of the last minute: what an incident keeps of the time before it."""
+        _, instance = self._named(id)
+        return instance.sampler.since(-math.inf) if instance is not None else ()
+
+    # --- the one timer ----------------------------------------------------------------------------------------------------------
+
+    def _soon(self, name: str) -> None:
+        if (program := self._programs.get(name)) is not None:
+            self._plan(program, time.monotonic())
+
+    def _plan(self, program: _Program, due: float) -> None:
+        """Visit the program at `due`; an earlier visit that is planned stays."""
+        if due >= program.due:
+            return
+        program.due = due
+        heapq.heappush(self._due, (due, program.settings.name))
+        if due < self._planned:
+            self._arm(due)
+
+    def _arm(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._planned = due
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(loop.time() + max(0.0, due - time.monotonic()), self._tick)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._planned > LAG_S:
+            self._go_blind(now)
+        self._timer, self._planned = None, math.inf
+        while self._due and self._due[0][0] <= now + SLACK_S:
+            due, name = heapq.heappop(self._due)
+            program = self._programs.get(name)
+            if program is None or program.due != due:
+                continue
+            program.due = math.inf
+            self._visit(program, now)
+            if program.instances:
+                self._plan(program, self._next(program, now))
+        if self._due and self._due[0][0] < self._planned:
+            self._arm(self._due[0][0])
+
+    def _go_blind(self, now: float) -> None:
+        """Our own loop was late: what happened meanwhile is not known, so nobody's silence may count from before now."""
+        self._blind_until = now + BLIND_S
+        for program in self._programs.values():
+            for instance in program.instances.values():
+                instance.move(now)
+
+    def _next(self, program: _Program, now: float) -> float:
+        """When the program is to be visited again."""
+        wants = [now + (QUEUE_S if program.listening.known else SLOW_S)]
+        if program.settings.health.heartbeat:
+            wants.append(now + LIGHT_S)
+        for instance in program.instances.values():
+            if instance.ready is None:
+                wants.append(now + (_start_ask_s(now - instance.spawned)))
+            elif instance.dense_until > now:
+                wants.append(now + max(self._dense_s(instance, now), LOOK_SHARE * program.look_s))
+            if instance.asker.targets and not instance.asker.asking:
+                wants.append(instance.next_ask)
+        return max(min(wants), now + DENSE_S / 4)
+
+    def _dense_s(self, instance: _Instance, now: float) -> float:
+        lasting = instance.dense_since is not None and now - instance.dense_since > DENSE_FOR_S
+        return LASTING_LOOK_S if lasting else DENSE_S
+
+    # --- one visit --------------------------------------------------------------------------------------------------------------
+
+    def _visit(self, program: _Program, now: float) -> None:
+        self._look_at_queue(program, now)
+        if self._wants_ages(program, now):
+            self._look_at_connections(program, now)
+        for instance in tuple(program.instances.values()):
+            fresh = self._sample(program, instance, now)
+            self._question(program, instance, now)
+            if instance.ready is None:
+                self._see_ready(program, instance, now)
+            elif fresh and program.instances.get(instance.id) is instance:
+                self._judge(program, instance, now)
+
+    def _look_at_queue(self, program: _Program, now: float) -> None:
+        if not program.listening.known:
+            return
+        try:
+            queue, _ = program.listening.queue()
+        except OSError as problem:
+            program.unseen = f"its accept queue cannot be looked at: {problem}"
+            return
+        program.unseen = ""
+        program.queued = program.queued + 1 if queue else 0
+        if program.queued:
+            for instance in program.instances.values():
+                instance.next_ask = min(instance.next_ask, now)
+        if program.queued >= 2:
+            self._be_wary(program, now)
+
+    def _wants_ages(self, program: _Program, now: float) -> bool:
+        if not program.listening.known:
+            return False
+        age_s = math.inf if program.seen is None else now - program.seen.at
+        if any(instance.dense_until > now for instance in program.instances.values()):
+            return age_s >= DENSE_S / 2
+        asked = any(instance.asker.targets for instance in program.instances.values())
+        return not asked and age_s >= AGES_S - SLACK_S
+
+    def _look_at_connections(self, program: _Program, now: float) -> None:
+        pids = tuple(pid for instance in program.instances.values() for pid in instance.sampler.pids)
+        began = time.perf_counter()
+        try:
+            seen = follow(program.seen, program.listening.look(now, program.seen, pids, attribute=program.shared))
+        except OSError as problem:
+            program.unseen = f"its connections cannot be looked at: {problem}"
+            program.seen = None
+            return
+        program.look_s = time.perf_counter() - began
+        program.unseen = ""
+        before, program.seen = program.seen, seen
+        if any(client.untaken and now - client.since >= program.settings.hang.suspect_s for client in seen.clients):
+            self._be_wary(program, now)
+        if before is None:
+            return
+        for instance in program.instances.values():
+            if moved_between(before, seen, frozenset(instance.sampler.pids) if program.shared else None):
+                instance.move(now)
+
+    def _be_wary(self, program: _Program, now: float) -> None:
+        for instance in program.instances.values():
+            _densely(instance, now)
+
+    def _sample(self, program: _Program, instance: _Instance, now: float) -> bool:
+        """Sample its tree when that is due; whether it was."""
+        dense = instance.dense_until > now
+        unasked_start = instance.ready is None and not instance.asker.targets
+        every_s = DENSE_S / 2 if dense else QUEUE_S if unasked_start else LIGHT_S if self._is_watched(program) else SLOW_S
+        if now - instance.sampled < every_s - SLACK_S:
+            return False
+        instance.sampled = now
+        if now >= instance.next_find:
+            self._search(program, instance, now)
+        sample = instance.sampler.sample(now, full=dense or (unasked_start and bool(program.sockets)))
+        if sample is None:
+            return False
+        if self._is_odd(instance, sample):
+            _densely(instance, now)
+        return True
+
+    def _is_odd(self, instance: _Instance, sample: TreeSample) -> bool:
+        """A process that is stopped, or stays in an uninterruptible wait; one that has begun to run all the time; memory that jumps."""
+        waits = frozenset(process.pid for process in sample.processes if process.state == "D")
+        stays, instance.waits = bool(waits & instance.waits), waits
+        hot = (instance.sampler.cpu_ratio(LIGHT_S) or 0.0) >= HOT_RATIO
+        begins, instance.hot = hot and not instance.hot, hot
+        stopped = any(process.state == "T" for process in sample.processes)
+        return stopped or stays or begins or (instance.ready is not None and instance.sampler.growth() > LEAK_BYTES_PER_S)
+
+    def _search(self, program: _Program, instance: _Instance, now: float) -> None:
+        age_s = now - instance.spawned
+        instance.next_find = instance.spawned + next((at for at in FIND_AT_S if at > age_s), age_s + FIND_S)
+        search = asyncio.get_running_loop().create_task(self._find(program))
+        self._searches.add(search)
+        search.add_done_callback(self._searches.discard)
+
+    async def _find(self, program: _Program) -> None:
+        """Look for the sockets that the program opened by itself."""
+        pids = tuple(pid for instance in program.instances.values() for pid in instance.sampler.pids)
+        try:
+            found = await self._lane.run(find, pids, deadline_s=FIND_DEADLINE_S)
+        except (OSError, LaneError):
+            found = Found()
+        program.listening.add(found)
+
+    # --- questions --------------------------------------------------------------------------------------------------------------
+
+    def _targets(self, program: _Program) -> tuple[Target, ...]:
+        """What is asked of each instance. An address that is none was refused by the configuration's check: it is not asked."""
+        try:
+            held = [address_of(fd) for fd in program.sockets]
+            return targets(program.settings, held, program.settings.launch.directory)
+        except (ValueError, OSError):
+            return ()
+
+    def _question(self, program: _Program, instance: _Instance, now: float) -> None:
+        asker, health = instance.asker, program.settings.health
+        if asker.moved is not None:
+            instance.move(asker.moved)
+        late = asker.missing()
+        if instance.ready is not None and late is not None and now - late >= LATE_ANSWER_S:
+            _densely(instance, now)
+        if not asker.targets or asker.asking or now < instance.next_ask - SLACK_S:
+            return
+        starting = instance.ready is None
+        if starting:
+            instance.next_ask = now + _start_ask_s(now - instance.spawned)
+        else:
+            in_doubt = asker.passed > 0 and instance.dense_until > now
+            instance.next_ask = now + (AGAIN_S if in_doubt else health.every_s)
+        timeout_s = max(health.timeout_s, START_TIMEOUT_S) if starting and program.sockets else health.timeout_s
+        asker.ask(now, timeout_s, lambda target: self._whose(program, instance, target))
+
+    def _whose(self, program: _Program, instance: _Instance, target: Target) -> Whose | None:
+        """How to tell who accepted; None: it need not be told, or cannot be (a command, a unix socket, somebody else's port).
+
+        A tcp question to one that is alone is answered by being accepted, which a held socket alone does not tell.
+        """
+        ours = _port_of(target) in program.listening.ports
+        if not ours or not (program.shared or isinstance(target, TcpTarget)):
+            return None
+        strange = 0
+
+        def whose(local: tuple[str, int], peer: tuple[str, int]) -> bool | None:
+            nonlocal strange
+            owner = program.listening.accepted_by(local, peer, instance.sampler.pids)
+            if owner == 0:
+                return None
+            if owner is not None:
+                return True
+            others = tuple(pid for other in program.instances.values() for pid in other.sampler.refresh(time.monotonic()))
+            owner = program.listening.accepted_by(local, peer, others)
+            if owner:
+                return owner in instance.sampler.pids
+            strange += 1
+            if strange >= STRANGE_LIMIT:  # no news of anybody: a fault of our sight, and no silence of the server
+                raise PermissionError(errno.EACCES, "who accepted cannot be seen")
+            return None
+
+        return whose
+
+    # --- readiness --------------------------------------------------------------------------------------------------------------
+
+    def _see_ready(self, program: _Program, instance: _Instance, now: float) -> None:
+        """Whether one that starts is ready: by its answers where there is a probe, else by what it says, else by serving its port,
+        else by having lived."""
+        if instance.asker.targets:
+            if instance.asker.all_answered:
+                self._answered(instance, now, instance.asker.answer)
+        elif instance.says_ready is not None:
+            unseen = program.sockets and not self._serves(program, instance, now) and now - instance.says_ready < READY_UNSEEN_S
+            if not unseen:
+                self._answered(instance, now, "READY=1")
+        elif program.settings.health.heartbeat:
+            if instance.beat is not None:
+                self._answered(instance, now, "WATCHDOG=1")
+        elif not instance.speaks and (how := self._serves(program, instance, now)):
+            self._answered(instance, now, how)
+
+    def _serves(self, program: _Program, instance: _Instance, now: float) -> str:
+        """How it is seen that one without a probe serves, "" when it is not."""
+        age_s = now - instance.spawned
+        sample = instance.sampler.newest
+        if sample is None:
+            return ""
+        if not program.sockets:
+            return f"lived for {age_s:.1f} s" if age_s >= LIVED_S else ""
+        parents = {process.parent for process in sample.processes}
+        workers = [process for process in sample.processes if process.pid not in parents]
+        pid = next((process.pid for process in workers if program.listening.served_by(process)), None)
+        if pid is not None:
+            return f"process {pid} waits for connections on its socket"
+        pids = {process.pid for process in sample.processes}
+        owners = {client.owner for client in program.seen.clients} if program.seen is not None else set()
+        if owners & pids:
+            return f"process {min(owners & pids)} accepted a connection"
+        if age_s >= SERVING_HIDDEN * program.settings.health.start_s and not program.queued:
+            return f"lived for {age_s:.0f} s; whether it serves its socket cannot be seen"
+        return ""
+
+    def _answered(self, instance: _Instance, now: float, how: str) -> None:
+        if instance.ready is not None:
+            return
+        instance.ready = now
+        instance.next_find = now
+        instance.move(now)
+        if instance.beat is None:
+            instance.beat = now
+        if (look := self._looks.pop(instance.id, None)) is not None:
+            look.cancel()
+        self._post(Answered(instance.id, how))
+
+    # --- judging and telling ----------------------------------------------------------------------------------------------------
+
+    def _judge(self, program: _Program, instance: _Instance, now: float) -> None:
+        finding = self._diagnose(program, instance, now)
+        kind = finding.verdict.kind
+        suspicious = kind in _SUSPICIOUS
+        if suspicious:
+            _densely(instance, now)
+        if kind is not instance.told or (suspicious and now - instance.told_at >= LASTING_LOOK_S - SLACK_S):
+            self._tell(instance, finding, now)
+
+    def _diagnose(self, program: _Program, instance: _Instance, now: float) -> Finding:
+        asker, hang, health = instance.asker, program.settings.hang, program.settings.health
+        asked = asker.missing()
+        ill, answer = asker.ill, asker.answer
+        if health.heartbeat and instance.beat is not None and now > instance.beat + health.every_s:
+            if not asker.targets:
+                asked = instance.beat + health.every_s
+            elif now > instance.beat + health.every_s + hang.suspect_s:
+                ill, answer = True, f"no heartbeat for {now - instance.beat:.1f} s, but it answers"
+        if health.heartbeat and not asker.targets and instance.beat is not None:
+            instance.move(instance.beat)
+        window = Window(
+            now=now,
+            hang=hang,
+            spawned=instance.spawned,
+            moved=instance.moved,
+            ready=instance.ready,
+            watched=self._is_watched(program),
+            asked=asked,
+            passed=asker.passed,
+            shared=program.shared,
+            answer=answer,
+            ill=ill,
+            stopping=instance.stopping is not None and now - instance.stopping < STOPPING_S,
+            trees=instance.sampler.since(now - LASTING_S),
+            sockets=program.seen,
+            blind="our own loop was late" if now < self._blind_until else program.unseen,
+            host=self._look_at_host(now),
+        )
+        instance.finding = diagnose(window)
+        return instance.finding
+
+    def _fresh(self, program: _Program, instance: _Instance, now: float) -> Finding:
+        """Look at everything now, and judge."""
+        _densely(instance, now)
+        if program.listening.known:
+            self._look_at_connections(program, now)
+        instance.sampled = now
+        instance.sampler.sample(now, full=True)
+        if instance.asker.moved is not None:
+            instance.move(instance.asker.moved)
+        return self._diagnose(program, instance, now)
+
+    def _tell_look(self, id: InstanceId) -> None:
+        self._looks.pop(id, None)
+        program, instance = self._named(id)
+        if program is not None and instance is not None:
+            now = time.monotonic()
+            self._tell(instance, self._fresh(program, instance, now), now)
+
+    def _tell(self, instance: _Instance, finding: Finding, now: float) -> None:
+        instance.told, instance.told_at = finding.verdict.kind, now
+        self._post(Looked(instance.id, now, finding.since, finding.verdict))
+
+    def _look_at_host(self, now: float) -> Host:
+        if self._host is None or now - self._host_at >= HOST_S:
+            self._host, self._host_at = vitals.host(), now
+        return self._host
+
+    def _is_watched(self, program: _Program) -> bool:
+        health = program.settings.health
+        return bool(health.http or health.tcp or health.command or health.heartbeat) or program.listening.known
+
+    def _named(self, id: InstanceId) -> tuple[_Program | None, _Instance | None]:
+        program = self._programs.get(id.program)
+        return program, program.instances.get(id) if program is not None else None
+
+
+def _densely(instance: _Instance, now: float) -> None:
+    """Something is odd: look closely for a while."""
+    if instance.dense_until <= now:
+        instance.dense_since = now
+    instance.dense_until = now + DENSE_FOR_S
+
+
+def _start_ask_s(age_s: float) -> float:
+    return next(step_s for until_s, step_s in START_ASK_S if age_s < until_s)
+
+
+def _port_of(target: Target) -> int:
+    """The port that is asked; 0 for a command or a unix socket."""
+    if isinstance(target, CommandTarget) or isinstance(target.address, str):
+        return 0
+    return target.address[1]
