@@ -207,7 +207,7 @@ def _why(program: Program, fleet: Fleet, moment: Moment) -> list[str]:
         said.append(f"Release {_release(program)} is on trial; the last good one is {program.good.release or program.good.number}.")
     if program.incident is not None:
         headline = program.incident.headline.text if program.incident.headline else "something was bad"
-        said.append(f"Incident {program.incident.number} is open since {moment.ago(program.incident.opened)} ago: {headline}.")
+        said.append(f"Incident {program.incident.number} was opened {moment.ago(program.incident.opened)} ago: {headline}.")
     return [sentence for sentence in said if sentence]
 
 
@@ -256,7 +256,7 @@ def _instance_why(program: Program, instance: Instance, moment: Moment) -> str:
         case State.RETIRING:
             return f"{who} was asked to stop {for_long} ago{f': {instance.why}' if instance.why else ''}."
         case State.KILLING:
-            return f"{who} is being killed since {for_long}{f': {instance.why}' if instance.why else ''}."
+            return f"{who} has been dying for {for_long}{f': {instance.why}' if instance.why else ''}."
 
 
 def _next_start(program: Program, fleet: Fleet, moment: Moment) -> float | None:
