@@ -15,11 +15,12 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from supervisor import __version__, config
 from supervisor.alerts.delivery import Delivery
@@ -53,6 +54,7 @@ from supervisor.model import (
     Settings,
     ShutdownAsked,
     Signal,
+    Spared,
     Spawn,
     Spawned,
     SpawnFailed,
@@ -72,6 +74,7 @@ READ_S = 10.0  # a configuration with its includes, and the release of each dire
 LEFTOVER_S = 30.0
 EVIDENCE_S = 5.0
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
+DEFECTS_KEPT = 20  # files about our own mistakes
 EXIT_CONFIG = 78
 
 
@@ -102,9 +105,12 @@ class Daemon:
         self._preflights: dict[str, launch.Preflight] = {}
         self._unwritten: set[str] = set()
         self._reading: asyncio.Task[None] | None = None
+        self._defects = 0
+        self._loop.set_exception_handler(self._defect)
         self.ended = asyncio.Event()
         self._lanes = {name: Lane(name) for name in ("spawn", "sockets", "preflight", "reap", "watch", "evidence", "read")}
-        self._log = Log(sys.stderr, Lane("log"))
+        self._log_lane = Lane("log")
+        self._log = Log(sys.stderr, self._log_lane)
         self._systemd = Systemd(environ)
         self._server = Server(f"{where.runtime_dir}/control.sock", where.group, self)
         try:
@@ -121,7 +127,7 @@ class Daemon:
             raise StartError(f"cannot use {name}: {problem.strerror}; make it writable, or name another in [reviver]") from None
         self._reaper = reap.Reaper(self._loop, self.post, self._lanes["reap"])
         self._holder = Holder()
-        self._outputs = Outputs(where.log_dir, self._warn)
+        self._outputs = Outputs(where.log_dir, lambda program, text: self._warn(f"{program}: {text}"))
         self._watcher = Watcher(self.post, self._lanes["watch"])
         self._delivery = Delivery(self._journal, self._warn)
         self._loop.add_reader(self._notify.fileno(), self._hear_notify)
@@ -134,9 +140,9 @@ class Daemon:
         for name, number in (("SIGTERM", signal.SIGTERM), ("SIGINT", signal.SIGINT)):
             self._loop.add_signal_handler(number, self._shut_down, name)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        self._fleet = Fleet(incidents=self._journal.last_incident())
         numbers = await self._end_leftovers()
-        applied = await self._lanes["read"].run(_candidates, self._settings, numbers, deadline_s=READ_S)
+        self._fleet = Fleet(incidents=self._journal.last_incident(), numbers=numbers)
+        applied = await self._lanes["read"].run(_candidates, self._settings, deadline_s=READ_S)
         await self._server.serve()
         self._log.banner(self._banner())
         for sentence in self._settings.unused:
@@ -188,7 +194,7 @@ class Daemon:
                 self._handover.drop(name)
         self._handover.close()
         self._journal.close(FLUSH_S)
-        self._log.close(FLUSH_S)
+        self._log_lane.drain(FLUSH_S)
 
     def _banner(self) -> str:
         programs = _programs(len(self._settings.programs))
@@ -220,6 +226,15 @@ class Daemon:
         if self._systemd.interval_s is not None:
             self.post(Woke())
             self._loop.call_later(self._systemd.interval_s, self._beat)
+
+    def _defect(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody expected is ours: keep it for whoever mends it, say so in one sentence, go on keeping stores alive."""
+        problem = context.get("exception")
+        lines = traceback.format_exception(problem) if isinstance(problem, BaseException) else [str(context.get("message"))]
+        path = Path(self._settings.daemon.state_dir) / f"defect-{self._defects % DEFECTS_KEPT}.txt"
+        self._defects += 1
+        self._lanes["read"].put(_keep, path, f"reviver {__version__}\n{''.join(lines)}")
+        self._warn(f"a defect of Reviver's own: {lines[-1].strip()}; it goes on; please report {path}")
 
     # --- a turn ---------------------------------------------------------------------------------------------------------------
 
@@ -296,7 +311,7 @@ class Daemon:
             case Signal():
                 self._reaper.signal(effect.id, effect.signal)
             case Kill():
-                self._job(self._kill(effect))
+                self._kill(effect)
             case Look():
                 self._watcher.look(effect.id)
             case TakeEvidence():
@@ -354,12 +369,12 @@ class Daemon:
         _, fds = self._held.get(id.program, ((), ()))
         self._watcher.watch(id, instance.pid, instance.start_ticks, program.settings, fds)
 
-    async def _kill(self, effect: Kill) -> None:
+    def _kill(self, effect: Kill) -> None:
         """Look once more before a kill by a verdict: what moved meanwhile is not killed."""
         if effect.unmoved_since is not None:
-            contradiction = await self._watcher.unmoved(effect.id, effect.unmoved_since)
+            contradiction = self._watcher.unmoved(effect.id, effect.unmoved_since)
             if contradiction is not None:
-                self.post(contradiction)
+                self.post(Spared(contradiction))
                 return
         self._reaper.kill(effect.id)
 
@@ -448,7 +463,7 @@ class Daemon:
         self.post(reading.applied)
 
     async def events(self, limit: int, program: str) -> list[Story]:
-        call = (read_story, self._settings.daemon.state_dir, limit, program or None)
+        call = (read_story, self._settings.daemon.state_dir, 0, limit, program or None)
         lines = await self._lanes["read"].run(*call, deadline_s=READ_S)
         return [{"at": utc(line.wall), "subject": line.subject, "name": line.name, "text": line.text} for line in lines]
 
@@ -457,18 +472,23 @@ class Daemon:
         return lambda: self._subscribers.remove(callback)
 
 
-def _candidates(settings: Settings, numbers: Mapping[str, int]) -> Applied:
+def _candidates(settings: Settings) -> Applied:
     """The programs of a configuration with what the disk says of each now. Blocks."""
     found = []
     for program in settings.programs:
         name, directory = release.resolve(program.launch)
-        found.append(Candidate(program, name, directory, numbers.get(program.name, 0)))
+        found.append(Candidate(program, name, directory))
     return Applied(tuple(found), settings.escalation)
 
 
 def _read(path: str, environ: Mapping[str, str]) -> Reading:
     settings = config.load(Path(path), environ)
-    return Reading(settings, _candidates(settings, {}))
+    return Reading(settings, _candidates(settings))
+
+
+def _keep(path: Path, text: str) -> None:
+    with contextlib.suppress(OSError):  # the sentence in the log says what is known then
+        path.write_text(text)
 
 
 def _programs(count: int) -> str:

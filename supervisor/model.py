@@ -409,6 +409,7 @@ class Fleet:
     draining: bool = False
     hurried: bool = False
     incidents: int = 0  # the highest number given
+    numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet
 
 
 # --- events: past participles ---------------------------------------------------------------------------------------------------
@@ -525,7 +526,6 @@ class Candidate:
     settings: ProgramSettings
     release: str
     directory: str  # resolved
-    started: int = 0  # the highest instance number known from earlier lives
 
 
 @dataclass(frozen=True, slots=True)

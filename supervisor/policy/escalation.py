@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from supervisor.model import EscalationStep, Fact, Incident, Note, Program, Severity, State, Tell
+from supervisor.model import EscalationStep, Fact, Incident, Program, Severity, State, Tell
 from supervisor.policy.clock import Clock
 from supervisor.policy.wanted import World, ready, wanted
 from supervisor.policy.words import note, spell
@@ -16,15 +16,8 @@ OVER = "over"
 LOG_STEP = -1  # the step of messages that no escalation step takes: for the log alone
 
 
-def tell(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell | Note, ...]]:
-    """Turn untold facts into messages, tell later steps when their time comes, and close the incident after calm."""
-    program, told = _facts(program, world, clock)
-    program, later = _later_steps(program, world, clock)
-    program, over = _over(program, world, clock)
-    return replace(program, notes=()), (*program.notes, *told, *later, *over)
-
-
-def _facts(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell, ...]]:
+def tell(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell, ...]]:
+    """Turn facts into messages, for the steps whose time has come. The first bad one opens an incident."""
     told: list[Tell] = []
     for fact in program.facts:
         incident = program.incident
@@ -49,7 +42,8 @@ def _facts(program: Program, world: World, clock: Clock) -> tuple[Program, tuple
     return replace(program, facts=()), tuple(told)
 
 
-def _later_steps(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell, ...]]:
+def climb(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell, ...]]:
+    """Tell the worst fact to later steps when their time comes."""
     incident = program.incident
     if incident is None or incident.headline is None:
         return program, ()
@@ -62,7 +56,8 @@ def _later_steps(program: Program, world: World, clock: Clock) -> tuple[Program,
     return (replace(program, incident=incident), tuple(told)) if told else (program, ())
 
 
-def _over(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell | Note, ...]]:
+def close(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell, ...]]:
+    """End the incident after calm, and tell everybody who was told that it began."""
     incident = program.incident
     if incident is None:
         return program, ()
@@ -79,7 +74,7 @@ def _over(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[
     how = f"calm for {spell(clock.now - calm)}" if up else "nothing of it is wanted any more"
     text = f"incident {incident.number} over: it lasted {lasted}; {how}"
     message = Tell(incident.number, name, OVER, incident.severity, f"{name}: {text}", incident.channels, LOG_STEP)
-    return replace(program, incident=None), (Note(name, "incident.closed", text), message)
+    return replace(note(program, "incident.closed", text), incident=None), (message,)
 
 
 def _calm(program: Program, up: int) -> bool:

@@ -68,10 +68,6 @@ def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple
         spawned=now,
         relief=relief,
     )
-    what = (
-        f"relief {born.id} started beside {enumerated([str(i.id) for i in suspects(program)])}" if relief else f"{born.id} started"
-    )
-    program = note(program, "instance.started", what + release_of(build))
     restart = 1 if program.owed else 0
     program = replace(
         program,

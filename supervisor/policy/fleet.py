@@ -73,7 +73,7 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
     for candidate in event.programs:
         name = candidate.settings.name
         known = fleet.programs.get(name)
-        programs[name] = one.create(candidate) if known is None else one.apply(known, candidate, now)
+        programs[name] = one.create(candidate, fleet.numbers.get(name, 0)) if known is None else one.apply(known, candidate, now)
     for name, known in fleet.programs.items():
         if name not in programs:
             programs[name] = replace(known, removed=True, wanted=Wanted.DOWN)
@@ -83,7 +83,7 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
 def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now: float) -> tuple[Fleet, tuple[Effect, ...]]:
     """known: what neighbours knew of each program before the event."""
     effects: list[Effect] = []
-    programs, wakes, incidents = dict(fleet.programs), dict(fleet.wakes), fleet.incidents
+    programs, wakes, incidents, numbers = dict(fleet.programs), dict(fleet.wakes), fleet.incidents, fleet.numbers
     left = 10 * len(programs) + 10  # each change of a program settles its neighbours again: far more than any order needs
     queue = list(names)
     while queue:
@@ -94,22 +94,22 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
             continue
         clock = Clock(now)
         world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents)
-        program, more = one.settle(programs[name], world, clock)
+        program, more, incidents = one.settle(programs[name], world, clock)
         effects += more
-        incidents = max(incidents, program.incident.number if program.incident is not None else 0)
         programs[name] = program
         wakes.pop(name, None)
         if clock.wake is not None:
             wakes[name] = clock.wake
         if program.removed and not program.instances:
             del programs[name]
+            numbers = {**numbers, name: program.started}
             wakes.pop(name, None)
             effects.append(Forget(name))
         matter = _matters(program)
         if known.get(name) != matter or name not in programs:
             known[name] = matter
             queue += [other for other in _neighbours(programs, program) if other not in queue]
-    return replace(fleet, programs=programs, wakes=wakes, incidents=incidents), tuple(effects)
+    return replace(fleet, programs=programs, wakes=wakes, incidents=incidents, numbers=numbers), tuple(effects)
 
 
 def _matters(program: Program) -> Matter:

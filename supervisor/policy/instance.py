@@ -34,8 +34,8 @@ from supervisor.model import (
 )
 from supervisor.policy import history
 from supervisor.policy.clock import Clock
-from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, patience_s
-from supervisor.policy.words import note, spell
+from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, patience_s, suspects
+from supervisor.policy.words import note, release_of, spell
 
 LOOK_FRESH_S = 2.0  # an older look changes nothing
 LOOK_AGAIN_S = 2.0  # a look that was asked for and did not come is asked for again
@@ -105,6 +105,7 @@ def put(program: Program, instance: Instance) -> Program:
 
 def _starting(program: Program, instance: Instance, clock: Clock) -> Settled:
     if instance.pid is not None and not instance.opened:
+        program = note(program, "instance.started", _birth(program, instance))
         return program, replace(instance, opened=True), (Open(instance.id),)
     limit_s = history.start_limit_s(program, instance)
     deadline = instance.spawned + limit_s
@@ -114,6 +115,14 @@ def _starting(program: Program, instance: Instance, clock: Clock) -> Settled:
     if seen or clock.due(instance.spawned + 2 * limit_s):
         return _kill(program, instance, clock.now, Blame.START, f"not ready {spell(clock.now - instance.spawned)} after its start")
     return _look(program, instance, clock)
+
+
+def _birth(program: Program, instance: Instance) -> str:
+    build = program.good if program.good is not None and instance.build == program.good.number else program.build
+    beside = ", ".join(str(suspect.id) for suspect in suspects(program))
+    sockets = build.launch.sockets
+    relief = f"relief {instance.id} started beside {beside}" if instance.relief and beside else f"{instance.id} started"
+    return f"{relief}, pid {instance.pid}{release_of(build)}" + (f", on {', '.join(sockets)}" if sockets else "")
 
 
 def _ready(program: Program, instance: Instance, clock: Clock) -> Settled:
@@ -218,7 +227,7 @@ def _kill(program: Program, instance: Instance, now: float, blame: Blame, why: s
 
 
 def _look(program: Program, instance: Instance, clock: Clock) -> Settled:
-    if instance.pid is None or instance.look_asked is not None and not clock.due(instance.look_asked + LOOK_AGAIN_S):
+    if instance.pid is None or (instance.look_asked is not None and not clock.due(instance.look_asked + LOOK_AGAIN_S)):
         return program, instance, ()
     return program, replace(instance, look_asked=clock.now), (Look(instance.id),)
 

@@ -41,6 +41,7 @@ from supervisor.policy import escalation, fill, history, leave
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.wanted import (
+    MOVING,
     World,
     leaving,
     ready,
@@ -59,8 +60,8 @@ ProgramEvent = InstanceEvent | Preflighted | StartAsked | StopAsked | RestartAsk
 # --- hear: events become facts --------------------------------------------------------------------------------------------------
 
 
-def create(candidate: Candidate) -> Program:
-    """A program that was not known before."""
+def create(candidate: Candidate, started: int) -> Program:
+    """A program that is not here yet. `started`: the highest instance number that was ever given for its name."""
     settings = candidate.settings
     build = Build(1, candidate.release, settings.launch, candidate.directory)
     return Program(
@@ -68,7 +69,7 @@ def create(candidate: Candidate) -> Program:
         build=build,
         preflight=_preflight(settings.launch.preflight),
         wanted=Wanted.DOWN if settings.manual else Wanted.UP,
-        started=candidate.started,
+        started=started,
     )
 
 
@@ -132,6 +133,8 @@ def _hear_instance(program: Program, instance: Instance, event: InstanceEvent, n
             return _answered(program, instance, event, now)
         case Extended():
             return one.put(program, replace(instance, start_s=event.start_s)) if instance.state is State.STARTING else program
+        case Looked() if instance.state is State.STARTING and event.verdict.kind in MOVING:
+            return _answered(program, instance, Answered(event.id, event.verdict.because), now)  # the answer itself was lost
         case Looked():
             return one.put(program, one.look(instance, event, now))
         case Spared():
@@ -221,8 +224,11 @@ def _without(program: Program, instance: Instance) -> tuple[Instance, ...]:
 # --- settle: facts become effects -----------------------------------------------------------------------------------------------
 
 
-def settle(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """Run the stages until nothing changes; `clock.wake` then says when something could."""
+def settle(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...], int]:
+    """Run the stages until nothing changes; `clock.wake` then says when something could.
+
+    returns  the program, what is to be done, and the highest incident number given
+    """
     effects: list[Effect] = []
     for _ in range(ROUNDS):
         before = program
@@ -230,14 +236,19 @@ def settle(program: Program, world: World, clock: Clock) -> tuple[Program, tuple
         for stage in STAGES:
             program, more = stage(program, world, clock)
             effects += more
-        if program.incident is not None and program.incident.number > world.incidents:
-            world = replace(world, incidents=program.incident.number)
+            if program.incident is not None and program.incident.number > world.incidents:
+                world = replace(world, incidents=program.incident.number)
         if program == before:
             if any(i.fresh for i in program.instances):
                 program = replace(program, instances=tuple(replace(i, fresh=False) for i in program.instances))
                 continue
-            return program, tuple(effects)
+            return program, tuple(effects), world.incidents
     raise AssertionError(f"{program.settings.name} does not settle: {program}")
+
+
+def record(program: Program, _: World, __: Clock) -> tuple[Program, tuple[Effect, ...]]:
+    """Hand over the lines of the story."""
+    return (replace(program, notes=()), program.notes) if program.notes else (program, ())
 
 
 def expire(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
@@ -319,4 +330,7 @@ STAGES: tuple[Stage, ...] = (
     fill.fill,
     serve,
     escalation.tell,
+    escalation.climb,
+    escalation.close,
+    record,
 )
