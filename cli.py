@@ -16,7 +16,6 @@ from supervisor.control.client import Refusal
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
-BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 Names = tuple[str, ...]
 
@@ -249,14 +248,18 @@ def _main() -> int:
         return INTERRUPTED
     except Refusal as problem:
         return _refused(problem)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it flushes at exit
-        return BROKEN_PIPE
     except OSError as problem:
-        where = f" {problem.filename}" if problem.filename else ""
-        sys.stderr.write(f"reviver:{where}: {(problem.strerror or str(problem)).lower()}\n")
+        _forget_output()
+        if not isinstance(problem, BrokenPipeError):
+            where = f" {problem.filename}:" if problem.filename else ""
+            sys.stderr.write(f"reviver:{where} {(problem.strerror or str(problem)).lower()}\n")
         return FAILED
     return code if isinstance(code, int) else 0
+
+
+def _forget_output() -> None:
+    """What could not be written is not tried again at exit, where Python would complain in its own words."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refused(problem: Refusal) -> int:
