@@ -408,7 +408,7 @@ WRONG = {
     "[program.store]\ncommand = []": "config.toml: program.store.command = []: is empty; write the program and its arguments",
     '[program.store]\ncommand = ""': 'config.toml: program.store.command = "": is empty; write the program and its arguments',
     '[program.store]\ncommand = [""]': 'config.toml: program.store.command = [""]: names no program to run; let its first word be',
-    '[program.store]\ncommand = "a \'b"': 'config.toml: program.store.command = "a \'b": cannot be split into words (no closing quotation);',
+    '[program.store]\ncommand = "a \'b"': 'config.toml: program.store.command = "a \'b": cannot be split into words',
     '[program.store]\ncommand = "a\\u0000b"': 'config.toml: program.store.command = "a\\x00b": holds a NUL character; leave it out',
     '[program.store]\ncommand = ["a", 1]': 'config.toml: program.store.command = [...]: item 2 is a number, not a string; write "1"',
     '[program."a b"]\ncommand = "x"': 'config.toml: program."a b": is no program\'s name; use at most 64 letters, digits, - and _',
