@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,14 @@ def replies(data: bytes, requests: list[bytes] | None = None) -> Serve:
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Reads until the end, which a reset would make a ConnectionError, and never says a word."""
     await reader.read()
+    writer.close()
+
+
+async def greets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"220 mail server ready\r\n")
+    await writer.drain()
+    with suppress(ConnectionError):
+        await reader.read()
     writer.close()
 
 
@@ -214,16 +222,17 @@ def test_https_is_asked_whatever_the_certificate(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
 
-    async def question() -> tuple[Outcome, Outcome]:
-        async with serving(replies(OK), ssl=context) as address:
-            good = await ask_http(HttpTarget(address, "localhost:1", "/health", tls=True), timeout_s=LONG_S)
-        async with serving(silent) as address:
-            return good, await ask_http(HttpTarget(address, "localhost:1", "/health", tls=True), timeout_s=SOON_S)
+    async def question(serve: Serve, timeout_s: float, **options: Any) -> Outcome:
+        async with serving(serve, **options) as address:
+            return await ask_http(HttpTarget(address, "localhost:1", "/health", tls=True), timeout_s=timeout_s)
 
     before = descriptors()
-    good, bad = asyncio.run(question())
+    good = asyncio.run(question(replies(OK), LONG_S, ssl=context))
     assert good.text.startswith("GET /health answered 200")
-    assert (bad.answered, bad.spoke) == (False, False)
+    silence = asyncio.run(question(silent, SOON_S))
+    assert (silence.answered, silence.spoke) == (False, False)
+    plain = asyncio.run(question(greets, LONG_S))
+    assert (plain.answered, plain.spoke, plain.text) == (False, True, "GET /health: no https answer")
     assert descriptors() == before
 
 
@@ -415,7 +424,8 @@ def no_children() -> Iterator[None]:
 
 
 async def settled() -> None:
-    """Until every command that was killed is reaped."""
+    """Until every command that was asked for is started, and every one that was killed is reaped."""
+    await probes._spawn_lane.run(bool, deadline_s=LONG_S)
     for _ in range(10_000):
         if not probes._dying:
             return
@@ -510,7 +520,6 @@ def test_command_of_a_question_that_is_cancelled_is_killed(tmp_path: Path) -> No
         await said.wait()
         running.cancel()
         await asyncio.wait([starting, running])
-        await asyncio.sleep(0)
         await settled()
 
     try:

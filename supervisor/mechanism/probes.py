@@ -48,6 +48,7 @@ BODY_LIMIT_BYTES = 64 * 1024  # read and thrown away, so that a server that is s
 BODY_LIMIT_S = 0.25
 RECEIVE_BYTES = 16 * 1024
 ADDRESSES_LIMIT = 4  # of one name, tried in turn
+LOOKUP_S = 1.0
 NAMES_KEPT_S = 30.0  # a name is looked up no more often than this, and an old answer serves while the lookup fails
 NAMES_LIMIT = 1000
 OUTPUT_LIMIT_BYTES = 4096  # of a command: its last words
@@ -292,6 +293,9 @@ class _Question:
                 )
             case TimeoutError():
                 text = f"no answer for {_span(took_s)}" if not self.spoke else f"no whole answer for {_span(took_s)}"
+            case ssl.SSLError():  # an OSError whose number is none of errno's
+                self.spoke = not isinstance(problem, ssl.SSLEOFError)
+                text = "no https answer" if self.spoke else "closed without an answer"
             case OSError(errno=number) if number in OUR_FAULTS:
                 return self.unknown(f"cannot be asked: {_words(problem)}")
             case OSError():
@@ -450,7 +454,7 @@ class _Reply:
 
 # --- names ----------------------------------------------------------------------------------------------------------------------
 
-_names_lane = Lane("names", limit=100)  # one for all: a lookup hangs for its own caller only until the lane gives it up
+_names_lane = Lane("names", limit=100)  # one for all: a lookup that hangs is given up, and the others go on with what they knew
 _names: dict[str, tuple[float, list[tuple[int, str]]]] = {}  # host -> when it was looked up, family and address
 
 
@@ -466,7 +470,7 @@ async def _addresses(host: str) -> list[tuple[int, str]]:
     if found and time.monotonic() - at < NAMES_KEPT_S:
         return found
     try:
-        fresh = await _names_lane.run(_look_up, host, deadline_s=1.0)
+        fresh = await _names_lane.run(_look_up, host, deadline_s=LOOKUP_S)
     except (LaneError, OSError) as problem:
         if not found:
             raise _UnknownError(f"the name {host} cannot be looked up: {problem}") from problem
