@@ -125,7 +125,12 @@ def test_hold_waits_for_a_port_that_becomes_free(holder: Holder, ports: list[int
             met.set()
 
     monkeypatch.setattr(sockets, "_open_inet", watched)
-    leaver = threading.Thread(target=lambda: (met.wait(10), leaving.close()))
+
+    def leave() -> None:
+        met.wait(10)
+        leaving.close()
+
+    leaver = threading.Thread(target=leave)
     leaver.start()
     assert len(holder.hold("store", [f"127.0.0.1:{ports[0]}"])) == 1
     leaver.join()

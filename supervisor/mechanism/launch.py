@@ -108,8 +108,9 @@ class _Owner:
 
     @property
     def is_us(self) -> bool:
+        """Without rights our own groups are all there is; and the main one may stand among the others or not."""
         same = self.uid == os.geteuid() and self.gid == os.getegid()
-        return same and (self.groups is None or os.geteuid() != 0 or set(self.groups) == set(os.getgroups()))
+        return same and (self.groups is None or os.geteuid() != 0 or {self.gid, *self.groups} == {self.gid, *os.getgroups()})
 
 
 @dataclass(frozen=True, slots=True)
