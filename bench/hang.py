@@ -63,7 +63,7 @@ def _found_s(run: Run) -> float | None:
     """From the first poisoned request to the line that says suspect, by the wall clock that both carry."""
     for entry in run.story:
         if entry.get("event") == "instance.suspected":
-            return datetime.fromisoformat(str(entry["at"])).timestamp() - run.poisoned_wall
+            return datetime.fromisoformat(str(entry["time"])).timestamp() - run.poisoned_wall
     return None
 
 
