@@ -2,7 +2,7 @@
 
 May read files: the configuration, its includes, its env files; so it may block, and callers are a command line or a lane. Promises:
 `load` gives whole settings or raises ConfigErrors with every fault found, each one sentence; nothing is half-applied, no other
-exception comes out of it, and values that may be secrets are never in its texts.
+exception comes out of it, and what may be a secret (variables, env files, channels) never stands in its texts.
 
 One table says what an operator may write: each key has a reader, which turns a TOML value into a typed one or says what is wrong
 with it. Parsing, unknown keys, type errors and ranges all follow from the table; defaults are the model's. Rules over several keys

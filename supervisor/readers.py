@@ -7,14 +7,13 @@ people. `config` puts these readers into its table; which keys there are is not 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import shlex
 import signal
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,7 +49,7 @@ class Refused(Exception):
 
 # --- durations and sizes --------------------------------------------------------------------------------------------------------
 
-_SECONDS: dict[str, int | Decimal] = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": Decimal("0.001")}
+_MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _BYTES: dict[str, int] = {
     "TiB": 1 << 40,
     "GiB": 1 << 30,
@@ -67,6 +66,12 @@ _DURATION = re.compile("".join(rf"(?:({_AMOUNT}){unit})?" for unit in ("d", "h",
 _SIZE = re.compile(rf"({_AMOUNT})({'|'.join(_BYTES)})")
 
 
+def _millionths(amount: str) -> int:
+    """An amount with at most six decimals, exactly."""
+    whole, _, decimals = amount.partition(".")
+    return int(whole) * 1_000_000 + int(decimals.ljust(6, "0"))
+
+
 def duration_s(text: str) -> float:
     """Seconds of a duration such as "500ms", "2s" or "1h30m": amounts with units, from the greatest unit to the least.
 
@@ -75,16 +80,16 @@ def duration_s(text: str) -> float:
     found = _DURATION.fullmatch(text)
     if not text or found is None:
         raise ValueError("is no duration")
-    amounts = zip(found.groups(), _SECONDS.values(), strict=True)
-    return float(sum((Decimal(amount) * unit for amount, unit in amounts if amount), Decimal(0)))
+    amounts = zip(found.groups(), _MILLISECONDS.values(), strict=True)
+    return sum(_millionths(amount) * unit for amount, unit in amounts if amount) / (1000 * 1_000_000)
 
 
 def spell_duration(seconds: float) -> str:
     """The duration as an operator writes it, to the millisecond: `duration_s` reads it back."""
     left = round(seconds * 1000)
     parts = []
-    for unit, size in _SECONDS.items():
-        amount, left = divmod(left, int(size * 1000))
+    for unit, size in _MILLISECONDS.items():
+        amount, left = divmod(left, size)
         if amount:
             parts.append(f"{amount}{unit}")
     return "".join(parts) or "0s"
@@ -97,7 +102,7 @@ def size_bytes(text: str) -> int:
     found = _SIZE.fullmatch(text)
     if found is None:
         raise ValueError("is no size")
-    return int(Decimal(found[1]) * _BYTES[found[2]])
+    return _millionths(found[1]) * _BYTES[found[2]] // 1_000_000
 
 
 def spell_size(count: int) -> str:
@@ -356,10 +361,10 @@ def host_port(value: Any) -> str:
     six, host, port = found.groups()
     try:
         if six is not None:
-            ipaddress.IPv6Address(six)
+            socket.inet_pton(socket.AF_INET6, six)
         elif re.fullmatch(r"[0-9.]+", host):
-            ipaddress.IPv4Address(host)
-    except ValueError:
+            socket.inet_pton(socket.AF_INET, host)
+    except OSError:
         raise Refused("holds no valid IP address", 'write it like "127.0.0.1:8000" or "[::1]:8000"') from None
     if not 1 <= int(port) <= 65535:
         raise Refused(f"names port {port}, which does not exist", "write a port from 1 to 65535")
@@ -384,7 +389,7 @@ def canonical(address: str) -> str:
     found = HOST_PORT.fullmatch(address)
     if found is None:
         return address
-    host = str(ipaddress.IPv6Address(found[1])) if found[1] else found[2].lower()
+    host = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, found[1])) if found[1] else found[2].lower()
     return f"{host} {int(found[3])}"
 
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor import config, host, readers
+from supervisor.control import client, messages
 from supervisor.model import (
     Act,
     EscalationStep,
@@ -645,6 +646,21 @@ def test_directories_default_to_roots_or_to_xdg(write: Write, monkeypatch: pytes
         "/s/reviver",
         "/s/reviver/log",
     )
+
+
+@pytest.mark.parametrize("named", ["", '[reviver]\nruntime_dir = "run"', '[reviver]\nruntime_dir = "/run/x"'])
+@pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize("xdg", ["", "relative", "/run/user/1000/"])
+def test_the_client_that_reads_no_configuration_finds_the_same_file_and_socket(
+    write: Write, monkeypatch: pytest.MonkeyPatch, named: str, uid: int, xdg: str
+) -> None:
+    """`status` and the like look for themselves, for start-up time: they must look where the daemon does."""
+    path = write(named)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    environ = {"HOME": "/h", "XDG_RUNTIME_DIR": xdg, "REVIVER_CONFIG": str(path)}
+    assert client.find_config(None, environ) == str(config.find(None, environ))
+    assert client.find_runtime_dir(str(path), environ) == config.load(path, environ).daemon.runtime_dir
+    assert config.CONTROL_SOCKET == messages.SOCKET
 
 
 def test_includes_are_read_sorted_relative_to_the_file_each_once(write: Write, tmp_path: Path) -> None:
