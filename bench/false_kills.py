@@ -51,8 +51,8 @@ def _store(*options: str, app: str = "supervisor.demo.store:app", boot_s: float 
 
 
 def _kills(reviver: Reviver) -> int:
-    """Killings in the story so far; the operator's own stop comes later and is none."""
-    return sum(entry.get("event") == "instance.killed" for entry in reviver.story())
+    """Decisions to kill in the story so far; the end of the bench comes later and is none."""
+    return sum(entry.get("event") == "instance.condemned" for entry in reviver.story())
 
 
 def _instances(reviver: Reviver) -> str:
