@@ -1,0 +1,462 @@
+"""Exits and the end of whole trees, on real processes. Whatever multiplies here is bounded in number and in time by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.lanes import Lane
+from supervisor.mechanism import reap, tree
+from supervisor.mechanism.launch import Child, launch, open_gate
+from supervisor.mechanism.reap import Reaper, end_leftover
+from supervisor.model import Build, Event, Exited, InstanceId, LaunchSettings, OutputTo, Spawn
+from tests.processes import gone_within, reap_all, set_subreaper
+
+ID = InstanceId("store", 8)
+DEADLINE_S = 20.0
+
+# Ten daemons, each double-forked into a session of its own: `ready` is written once all live.
+DAEMONS = """
+import os, signal, sys, time
+read, write = os.pipe()
+for _ in range(10):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(write, b"x")
+            time.sleep(30)
+        os._exit(0)
+    os.wait()
+seen = b""
+while len(seen) < 10:
+    seen += os.read(read, 10)
+print("ready", flush=True)
+time.sleep(30)
+"""
+
+# A process that is another one each millisecond: it forks, in a new session, and ends. For 15 s at most.
+HOPPER = """
+import os, sys, time
+ends = time.monotonic() + 15
+if os.fork() == 0:
+    print("ready", flush=True)
+    while time.monotonic() < ends:
+        time.sleep(0.001)
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+    os._exit(0)
+time.sleep(30)
+"""
+
+# A bomb of 150: each forks as long as it gets a token out of the pipe. 600 tokens and 15 s at most; `ready` is said at 150.
+BOMB = """
+import os, signal, time
+tokens, more = os.pipe()
+os.set_blocking(tokens, False)
+os.write(more, b"x" * 600)
+live, count = os.pipe()
+if os.fork() == 0:
+    while True:
+        signal.alarm(15)
+        os.write(count, b"x")
+        try:
+            while os.read(tokens, 1):
+                if os.fork() == 0:
+                    break
+                time.sleep(0.02)
+            else:
+                continue
+        except BlockingIOError:
+            signal.pause()
+seen = 0
+while seen < 150:
+    seen += len(os.read(live, 150))
+print("ready", flush=True)
+time.sleep(30)
+"""
+
+
+class World:
+    """A reaper with its loop and lane, and what it posted."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.lane = Lane("kill")
+        self.reaper = Reaper(asyncio.get_running_loop(), self.events.put_nowait, self.lane)
+        self.outputs: list[int] = []
+
+    def start(self, *command: str, id: InstanceId = ID) -> Child:
+        settings = LaunchSettings(command=command)
+        child = launch(Spawn(id, Build(1, "", settings, "/")), (), os.environ, "", OutputTo.FILE)
+        self.outputs.append(child.output)
+        self.reaper.watch(child)
+        open_gate(child.gate)
+        return child
+
+    async def start_python(self, code: str) -> Child:
+        """Start it, and wait until it says that it is ready."""
+        child = self.start(sys.executable, "-I", "-S", "-c", code)
+        await self.said(child, b"ready")
+        return child
+
+    async def said(self, child: Child, words: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        seen = b""
+        while words not in seen:
+            readable = asyncio.Event()
+            loop.add_reader(child.output, readable.set)
+            await asyncio.wait_for(readable.wait(), DEADLINE_S)
+            loop.remove_reader(child.output)
+            part = os.read(child.output, 65536)
+            assert part, seen
+            seen += part
+        return seen
+
+    async def next(self) -> Exited:
+        event = await asyncio.wait_for(self.events.get(), DEADLINE_S)
+        assert isinstance(event, Exited)
+        return event
+
+    def close(self) -> None:
+        self.reaper.close()
+        assert self.lane.drain(DEADLINE_S)
+        for output in self.outputs:
+            os.close(output)
+
+
+def in_world(test: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        world = World()
+        try:
+            await test(world)
+            assert world.events.empty()
+        finally:
+            world.close()
+
+    asyncio.run(run())
+
+
+def status(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def steal(child: Child) -> None:
+    os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+
+
+def alive(child: Child) -> dict[int, int]:
+    return tree.living(tree.Tree(child.pid, child.start_ticks, tree.marks(child.id, child.pid)), tree.everyone())
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    set_subreaper(False)
+    reap_all()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert not tree.tree(os.getpid())[1:]
+
+
+# --- exits ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "exited"),
+    [
+        ("exit 0", Exited(ID, 0, 0, "exit code 0")),
+        ("exit 3", Exited(ID, 3, 0, "exit code 3")),
+        ("kill -TERM $$", Exited(ID, -15, 0, "killed by SIGTERM")),
+        ("kill -40 $$", Exited(ID, -40, 0, "killed by signal 40")),
+    ],
+)
+def test_exit_is_posted_with_its_words(script: str, exited: Exited) -> None:
+    async def test(world: World) -> None:
+        world.start("/bin/sh", "-c", script)
+        assert await world.next() == exited
+
+    in_world(test)
+
+
+def test_exit_with_a_core_says_so() -> None:
+    """Whether one is written is the host's to say: so the words are tested on the kernel's word for it."""
+    dumped = os.waitid_result((1, 0, signal.SIGCHLD, signal.SIGSEGV, os.CLD_DUMPED))
+    assert tree.ending(dumped) == (-11, "killed by SIGSEGV, core dumped")
+
+
+def test_exit_of_many_at_once_are_all_posted() -> None:
+    async def test(world: World) -> None:
+        ids = {InstanceId("store", number) for number in range(30)}
+        for id in ids:
+            world.start("/bin/sh", "-c", f"exit {id.number}", id=id)
+        assert {(await world.next()) for _ in ids} == {Exited(id, id.number, 0, f"exit code {id.number}") for id in ids}
+
+    in_world(test)
+
+
+def test_exit_of_a_leader_ends_what_it_left_in_its_session() -> None:
+    async def test(world: World) -> None:
+        child = world.start("/bin/sh", "-c", "sleep 30 & sleep 30 & exit 4")
+        assert await world.next() == Exited(ID, 4, 0, "exit code 4")
+        assert not alive(child)
+
+    in_world(test)
+
+
+def test_exit_of_a_leader_ends_its_daemons() -> None:
+    async def test(world: World) -> None:
+        child = await world.start_python(DAEMONS)
+        assert len(alive(child)) == 11
+        world.reaper.signal(ID, "TERM")
+        assert await world.next() == Exited(ID, -15, 0, "killed by SIGTERM")
+        assert not alive(child)
+
+    in_world(test)
+
+
+def test_exit_of_one_leaves_the_daemons_of_another_alone() -> None:
+    async def test(world: World) -> None:
+        other = await world.start_python(DAEMONS)
+        world.start("/bin/sh", "-c", "sleep 30 & exit 0", id=InstanceId("store", 9))
+        assert (await world.next()).id == InstanceId("store", 9)
+        assert len(alive(other)) == 11
+        world.reaper.kill(ID)
+        assert (await world.next()).id == ID
+
+    in_world(test)
+
+
+def test_exit_status_that_another_took_is_unknown() -> None:
+    async def test(world: World) -> None:
+        child = world.start("/bin/sh", "-c", "exit 1")
+        steal(child)
+        assert await world.next() == Exited(ID, None, 0, "exit status unknown")
+
+    in_world(test)
+
+
+# --- signals --------------------------------------------------------------------------------------------------------------------
+
+
+def test_signal_reaches_the_leader_alone(tmp_path: Path) -> None:
+    script = "sh -c 'trap \"echo child\" USR1; echo ready; while :; do sleep 0.02; done' & trap 'echo leader; exit 0' USR1; wait"
+
+    async def test(world: World) -> None:
+        child = world.start("/bin/sh", "-c", script)
+        await world.said(child, b"ready")
+        world.reaper.signal(ID, "USR1")
+        assert await world.next() == Exited(ID, 0, 0, "exit code 0")
+        assert os.read(child.output, 100) == b"leader\n"
+
+    in_world(test)
+
+
+def test_signal_and_kill_of_what_does_not_live_are_answered() -> None:
+    async def test(world: World) -> None:
+        world.reaper.signal(ID, "TERM")
+        world.reaper.kill(InstanceId("other", 1))
+        assert world.events.empty()  # never within the call that asks
+        assert await world.next() == Exited(ID, None, 0, "unknown")
+        assert await world.next() == Exited(InstanceId("other", 1), None, 0, "unknown")
+
+    in_world(test)
+
+
+# --- killing trees --------------------------------------------------------------------------------------------------------------
+
+
+def test_kill_of_a_lone_process() -> None:
+    async def test(world: World) -> None:
+        world.start("/bin/sleep", "30")
+        world.reaper.kill(ID)
+        world.reaper.kill(ID)
+        assert await world.next() == Exited(ID, -9, 0, "killed by SIGKILL")
+
+    in_world(test)
+
+
+def test_kill_of_a_stopped_process() -> None:
+    async def test(world: World) -> None:
+        world.start("/bin/sleep", "30")
+        world.reaper.signal(ID, "STOP")
+        world.reaper.kill(ID)
+        assert (await world.next()).status == -9
+
+    in_world(test)
+
+
+@pytest.mark.parametrize("code", [DAEMONS, HOPPER, BOMB], ids=["daemons", "hopper", "bomb"])
+def test_kill_leaves_nobody(code: str) -> None:
+    async def test(world: World) -> None:
+        child = await world.start_python(code)
+        world.reaper.kill(ID)
+        world.reaper.kill(ID)  # asked again while it is being done
+        assert await world.next() == Exited(ID, -9, 0, "killed by SIGKILL")
+        assert not alive(child)
+
+    in_world(test)
+
+
+def test_kill_that_does_not_end_all_is_answered_once_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with one in uninterruptible sleep, which no test can make: a survivor is told once, each further attempt may be the last."""
+    real, lefts = tree.end, [2, 1, 0]
+
+    async def test(world: World) -> None:
+        def end(of: tree.Tree, *_: object) -> int:
+            return lefts.pop(0)
+
+        monkeypatch.setattr(tree, "end", end)
+        child = world.start("/bin/sh", "-c", "sleep 30 & exit 7")
+        assert await world.next() == Exited(ID, 7, 2, "exit code 7")
+        world.reaper.kill(ID)
+        await world.lane.run(int, deadline_s=DEADLINE_S)  # behind it in the same lane
+        assert lefts == [0]
+        assert world.events.empty()
+        assert tree.stat(child.pid) is not None  # not reaped: its session's number stays its own
+        monkeypatch.setattr(tree, "end", real)
+        world.reaper.kill(ID)
+        assert await world.next() == Exited(ID, 7, 0, "exit code 7")
+        assert tree.stat(child.pid) is None
+
+    in_world(test)
+
+
+def test_kill_does_not_hold_up_the_loop() -> None:
+    """While a bomb is killed, the loop turns: a callback that calls itself is run many times."""
+
+    async def test(world: World) -> None:
+        await world.start_python(BOMB)
+        turns = 0
+        done = asyncio.Event()
+
+        async def turn() -> None:
+            nonlocal turns
+            while not done.is_set():
+                turns += 1
+                await asyncio.sleep(0.001)
+
+        turning = asyncio.ensure_future(turn())
+        world.reaper.kill(ID)
+        before = turns
+        await world.next()
+        done.set()
+        await turning
+        assert turns - before > 5
+
+    in_world(test)
+
+
+# --- the dead -------------------------------------------------------------------------------------------------------------------
+
+
+def test_dead_orphans_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its session at once, of other sessions after a while; and the helpers of others in this process never too early."""
+    monkeypatch.setattr(reap, "SWEEP_S", 0.01)
+    monkeypatch.setattr(reap, "STRANGER_S", 0.05)
+    sweep = Reaper._sweep
+
+    async def test(world: World) -> None:
+        swept = asyncio.Event()
+
+        def watched(reaper: Reaper) -> None:
+            sweep(reaper)
+            swept.set()
+
+        monkeypatch.setattr(Reaper, "_sweep", watched)
+        child = world.start("/bin/sh", "-c", "(true &); setsid -f true; echo ready; exec sleep 30")
+        await world.said(child, b"ready")
+        while set(tree.orphans()) - {child.pid}:
+            swept.clear()
+            await asyncio.wait_for(swept.wait(), DEADLINE_S)
+        world.reaper.kill(ID)
+        await world.next()
+
+    in_world(test)
+
+
+def test_dead_children_of_others_are_left_to_them() -> None:
+    def start() -> int:
+        pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 9"], os.environ)
+        pidfd = os.pidfd_open(pid)
+        assert gone_within(pidfd, DEADLINE_S)
+        os.close(pidfd)
+        return pid
+
+    async def test(world: World) -> None:
+        pid = start()
+        assert pid in tree.orphans()
+        world.reaper._sweep()
+        assert status(pid) == 9
+
+    in_world(test)
+
+
+# --- what a dead supervisor left ------------------------------------------------------------------------------------------------
+
+
+def test_leftover_is_ended_with_its_daemons() -> None:
+    async def test(world: World) -> None:
+        child = await world.start_python(DAEMONS)
+        world.reaper.close()
+        reaper = threading.Thread(target=os.waitid, args=(os.P_PID, child.pid, os.WEXITED))  # as init would
+        reaper.start()
+        assert end_leftover(child.pid, child.start_ticks, tree.boot_id(), ID) == 0
+        reaper.join()
+        assert not alive(child)
+
+    in_world(test)
+
+
+@pytest.mark.parametrize("wrong", ["start", "boot", "id"])
+def test_leftover_of_another_identity_is_left_alone(wrong: str) -> None:
+    """The pid is another process's by now, the host was booted since, or the same pid is another instance's."""
+
+    async def test(world: World) -> None:
+        child = await world.start_python(DAEMONS)
+        ticks = child.start_ticks + (wrong != "boot")
+        boot = "another" if wrong == "boot" else tree.boot_id()
+        id = ID if wrong == "boot" else InstanceId("store", 9)
+        assert end_leftover(child.pid, ticks, boot, id) == 0
+        assert len(alive(child)) == 11
+        world.reaper.kill(ID)
+        await world.next()
+
+    in_world(test)
+
+
+# --- reading /proc --------------------------------------------------------------------------------------------------------------
+
+
+def test_stat_of_a_name_with_spaces_and_parentheses(tmp_path: Path) -> None:
+    name = tmp_path / ") R 1 (a b"
+    name.symlink_to("/bin/sleep")
+    pid = os.posix_spawn(str(name), [str(name), "30"], os.environ)
+    found = tree.stat(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert found is not None
+    assert (found.ppid, found.session, found.threads) == (os.getpid(), os.getsid(0), 1)
+    assert tree.start_ticks(pid) is None
+
+
+def test_tree_has_parents_first_and_is_empty_for_the_dead() -> None:
+    async def test(world: World) -> None:
+        child = world.start("/bin/sh", "-c", "sh -c 'sleep 30 & echo ready; wait' & wait")
+        await world.said(child, b"ready")
+        found = tree.tree(child.pid)
+        assert found[0] == child.pid
+        parents = [tree.stat(pid) for pid in found]
+        assert [state.ppid for state in parents if state is not None] == [os.getpid(), *found[:2]]
+        world.reaper.kill(ID)
+        await world.next()
+        assert tree.tree(child.pid) == []
+
+    in_world(test)
