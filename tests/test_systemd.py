@@ -5,6 +5,7 @@ The last part boots one with the script that $SYSTEMD_BOX names (start DIR, run 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -224,8 +225,10 @@ env = {{ PYTHONPATH = "{checkout}" }}
 health.http = "/health"
 
 [program.humble]
-command = ["sh", "-c", "setsid sleep 1000 & exec sleep 1000"]
+command = ["sh", "-c", "setsid sleep 1000 & systemd-notify --ready && exec sleep 1000"]
 user = "nobody"
+health.heartbeat = true
+health.every = "10s"
 """
 ADDED = """
 [program.added]
@@ -258,6 +261,10 @@ class Box:
         assert done.returncode == 0, f"{words}: {done.stdout} {done.stderr} {self.journal()}"
         return done.stdout
 
+    def said(self, *words: str) -> str:
+        """The output of a command in the box, whatever came of it."""
+        return self._script("run", *words).stdout
+
     def try_(self, *words: str) -> int:
         return self._script("run", *words).returncode
 
@@ -276,7 +283,7 @@ class Box:
         return set(self.run("sh", "-c", f"cat {GROUP}/cgroup.procs").split())
 
     def journal(self) -> str:
-        return self._script("run", "journalctl", "--no-pager", "-q", "-n", "60", "-u", "reviver").stdout
+        return self.said("journalctl", "--no-pager", "-q", "-n", "60", "-u", "reviver")
 
     def stop(self) -> None:
         """Shut it down, and see that nothing of it is left on this host."""
@@ -308,34 +315,52 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def test_under_a_real_systemd(box: Box) -> None:
-    """Installed, started, reloaded, stuck, restarted and stopped: one boot for all of it."""
+    """Installed, started, reloaded, stuck, killed, stopped, misconfigured: one boot for all of it."""
     reviver = install(box)
     box.run("systemctl", "start", "reviver")
     assert box.shown("StatusText"), "READY=1 comes with a status"
-    first = box.pids()
+    main = box.shown("MainPID")
     box.until("curl -sf http://127.0.0.1/health")
-    box.until("pgrep -u nobody -x sleep")
-    assert box.run(reviver, "status", "--json")
+    until_ready(box, reviver, {"store", "humble"})
+    humble = box.run("pgrep", "-u", "nobody", "-x", "sleep").split()[0]
+    assert "NoNewPrivs:\t0" in box.run("cat", f"/proc/{humble}/status")
 
     with open(box.shared / "config.toml", "a") as config:
         config.write(ADDED)
     box.run("systemctl", "reload", "reviver")
-    box.until("pgrep -u root -x sleep")
-    assert box.shown("MainPID") in first, "a reload is no restart"
+    until_ready(box, reviver, {"store", "humble", "added"})
+    assert box.shown("MainPID") == main, "a reload is no restart"
 
-    stuck, main = box.pids(), box.shown("MainPID")
-    box.run("kill", "-STOP", main)
-    box.until("test $(systemctl show reviver -P NRestarts) = 1 && systemctl is-active reviver")
-    box.until("curl -sf http://127.0.0.1/health")
-    assert "watchdog" in box.journal().lower()
-    assert not stuck & box.pids(), "trees of the dead supervisor live on"
-    assert box.try_("kill", "-0", main) != 0
+    for restarts, (end, why) in enumerate((("STOP", "watchdog"), ("KILL", "killed")), start=1):
+        before, main = box.pids(), box.shown("MainPID")
+        box.run("kill", f"-{end}", main)
+        box.until(f"test $(systemctl show reviver -P NRestarts) = {restarts} && systemctl is-active reviver")
+        until_ready(box, reviver, {"store", "humble", "added"})
+        assert why in box.journal().lower()
+        assert not before & box.pids(), "trees of the dead supervisor live on"
+        assert box.try_("kill", "-0", *before) != 0
 
     box.run("systemctl", "stop", "reviver")
     assert box.shown("Result") == "success"
     assert box.try_("sh", "-c", f"grep -q . {GROUP}/cgroup.procs") != 0, "a stop left processes behind"
     assert box.try_("pgrep", "-x", "sleep") != 0
     assert box.try_("test", "-e", "/run/reviver") != 0
+
+    (box.shared / "config.toml").write_text("[program.store]\n")
+    assert box.try_("systemctl", "start", "reviver") != 0
+    assert (box.shown("ActiveState"), box.shown("ExecMainStatus")) == ("failed", "78"), "it is not started again and again"
+    assert "command" in box.journal()
+
+
+def until_ready(box: Box, reviver: str, names: set[str]) -> None:
+    """Until exactly these programs are ready."""
+    deadline = time.monotonic() + SOON_S
+    states: dict[str, str] = {}
+    while states.keys() != names or set(states.values()) != {"ready"}:
+        assert time.monotonic() < deadline, f"{states} {box.journal()}"
+        time.sleep(0.1)
+        answer = box.said(reviver, "status", "--json")
+        states = {program["name"]: program["state"] for program in json.loads(answer)["programs"]} if answer else {}
 
 
 def install(box: Box) -> str:
