@@ -401,7 +401,7 @@ class Watcher:
 
     def _sample(self, program: _Program, instance: _Instance, now: float) -> bool:
         """Sample its tree when that is due; whether it was."""
-        dense = instance.dense_until > now
+        dense = instance.dense_until > now or program.queued > 0
         unasked_start = instance.ready is None and not instance.asker.targets
         every_s = DENSE_S / 2 if dense else QUEUE_S if unasked_start else LIGHT_S if self._is_watched(program) else SLOW_S
         if now - instance.sampled < every_s - SLACK_S:
@@ -409,6 +409,8 @@ class Watcher:
         instance.sampled = now
         if now >= instance.next_find:
             self._search(program, instance, now)
+        if instance.ready is None:
+            instance.sampler.refresh(now)
         sample = instance.sampler.sample(now, full=dense or (unasked_start and bool(program.sockets)))
         if sample is None:
             return False

@@ -230,8 +230,9 @@ def diagnose(window: Window) -> Finding:
 def _judge(window: Window, newest: TreeSample) -> Finding:
     mine = _mine(window, newest)
     serving = _serving(newest, mine)
-    usage = rates(window.trees, window.now, WINDOW_S)
-    nature, doing = _nature(window, serving, usage, WINDOW_S)
+    span_s = max(SPAN_LEAST_S, min(WINDOW_S, window.now - window.moved))  # what it did before it last moved is no news
+    usage = rates(window.trees, window.now, span_s)
+    nature, doing = _nature(window, serving, usage, span_s)
     quiet_since = _quiet_since(window, mine, nature)
     stopped = _stopped_since(window)
     if stopped is not None and window.now - stopped >= STOPPED_S and window.moved <= stopped:
@@ -273,7 +274,7 @@ def _quiet_since(window: Window, mine: tuple[Client, ...], nature: Nature) -> fl
         questions.append(window.asked)
     if window.passed >= PASSED_OVER and nature in (Nature.SPINNING, Nature.LOCKED):
         questions.extend(client.since for client in mine if client.inode)
-    return max(min(questions), window.moved) if questions else None
+    return min(max(min(questions), window.moved), window.now) if questions else None
 
 
 def _silence(window: Window, mine: tuple[Client, ...], quiet_since: float) -> str:
@@ -342,16 +343,16 @@ def _pace(window: Window, mine: tuple[Client, ...], usage: Mapping[int, Usage]) 
     """How an instance that moves is doing."""
     if (grown := _leak(window)) is not None:
         return Kind.LEAKING, grown
-    late = [client for client in mine if window.now - client.since >= window.hang.suspect_s]
+    late = [c for c in mine if window.now - c.since >= window.hang.suspect_s and c.since < window.moved]
     untaken = [client for client in late if client.untaken]
     if untaken:
         oldest = _span(window.now - untaken[0].since)
-        return Kind.OVERLOADED, f"{len(untaken)} requests wait to be taken, the oldest for {oldest}; others are being answered"
+        return Kind.OVERLOADED, f"requests not taken yet: {len(untaken)}, the oldest for {oldest}; others are being answered"
     if window.ill:
         return Kind.BUSY, window.answer
     if late:
         oldest = _span(window.now - late[0].since)
-        return Kind.BUSY, f"{len(late)} requests take long, the oldest {oldest}; others are being answered"
+        return Kind.BUSY, f"requests that take long: {len(late)}, the oldest {oldest}; others are being answered"
     hottest = max(usage.values(), key=lambda used: used.run, default=None)
     if hottest is not None and hottest.run >= HOT_RATIO:
         return Kind.BUSY, f"it answers, {hottest.words}"
@@ -363,11 +364,18 @@ def _pace(window: Window, mine: tuple[Client, ...], usage: Mapping[int, Usage]) 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Shares of wall time of one process: all its threads together, and its hottest thread's own."""
+    """Shares of wall time of one process.
+
+    run      of all its threads together; threads under one interpreter lock share one processor, so a process counts as a whole
+    delay    ready to run but kept waiting, all threads together
+    kept     the same of the thread that wants the processor most
+    tid      the thread that ran most, and its share
+    """
 
     pid: int
     run: float
-    delay: float  # run-queue delay of the thread that wants the processor most
+    delay: float
+    kept: float
     tid: int
     hottest: float
 
@@ -377,14 +385,16 @@ class Usage:
 
     @property
     def spins(self) -> bool:
-        """It always wants the processor. Threads under one interpreter lock share one, so a process counts as a whole."""
+        """It always wants the processor, and gets enough of it to get somewhere."""
         return self.wants >= HOT_RATIO and self.run >= WANTS_LEAST_RATIO
 
     @property
     def words(self) -> str:
-        if self.hottest >= self.run / 2:
-            return f"thread {self.tid} at {self.hottest:.0%} of a core".replace("%", " %")
-        return f"process {self.pid} at {self.run:.0%} of a core".replace("%", " %")
+        who = f"thread {self.tid}" if self.hottest >= self.run / 2 else f"process {self.pid}"
+        ran = self.hottest if self.hottest >= self.run / 2 else self.run
+        if self.run >= HOT_RATIO:
+            return f"{who} at {_percent(ran)} of a core"
+        return f"{who} at {_percent(ran)} of a core, and kept from it for {_percent(self.delay)} of the time"
 
 
 def rates(trees: tuple[TreeSample, ...], now: float, span_s: float) -> dict[int, Usage]:
@@ -403,8 +413,9 @@ def rates(trees: tuple[TreeSample, ...], now: float, span_s: float) -> dict[int,
         ]
         if deltas:
             hottest_run, _, tid = max(deltas)
-            neediest = max(deltas, key=lambda delta: delta[0] + delta[1])
-            found[process.pid] = Usage(process.pid, sum(delta[0] for delta in deltas), neediest[1], tid, hottest_run)
+            kept = max(deltas, key=lambda delta: delta[0] + delta[1])[1]
+            run, delay = sum(delta[0] for delta in deltas), sum(delta[1] for delta in deltas)
+            found[process.pid] = Usage(process.pid, run, delay, kept, tid, hottest_run)
     return found
 
 
@@ -412,16 +423,18 @@ def _starved(serving: frozenset[int], usage: Mapping[int, Usage], host: Host | N
     """In words, when a process that wants to run is kept from it by others; else None."""
     for pid in serving & usage.keys():
         used = usage[pid]
-        waits = used.delay >= STARVED_DELAY_RATIO and used.delay >= STARVED_SHARE * used.wants
+        waits = used.kept >= STARVED_DELAY_RATIO and used.kept >= STARVED_SHARE * (used.run + used.kept)
         if waits and used.run < WANTS_LEAST_RATIO:
-            words = f"process {pid} waited for a processor {used.delay:.0%} of the time and ran {used.run:.0%}".replace("%", " %")
+            words = (
+                f"process {pid} kept from the processor for {_percent(used.kept)} of the time, at {_percent(used.run)} of a core"
+            )
             return f"{words} (load {host.load:.1f} on {host.processors} processors)" if host is not None else words
     return None
 
 
 def _all_locked(trees: tuple[TreeSample, ...], since: float, serving: frozenset[int]) -> int:
     """How many threads the serving processes have, when every one was parked on a lock in every full sample since then; else 0."""
-    full = [tree for tree in trees if tree.full and tree.at >= since]
+    full = [tree for tree in trees if tree.full and tree.at > since]
     parked = 0
     for tree in full:
         threads = [thread for process in tree.processes if process.pid in serving for thread in process.threads]
@@ -437,22 +450,22 @@ def _places(trees: tuple[TreeSample, ...], serving: frozenset[int]) -> str:
     if full is None:
         return "what its threads do is not known yet"
     threads = [thread for process in full.processes if process.pid in serving for thread in process.threads]
-    counted = Counter(_WORDS.get(thread.place, thread.place) or "unknown" for thread in threads)
+    counted = Counter("running" if thread.state == "R" else _WORDS.get(thread.place, thread.place) for thread in threads)
     if not counted:
         return "what its threads do is not known yet"
-    return "threads: " + ", ".join(f"{count} in {place}" for place, count in counted.most_common(4))
+    return "threads: " + ", ".join(f"{count} {place or 'in an unknown wait'}" for place, count in counted.most_common(4))
 
 
 _WORDS = {
-    "lock": "a wait for a lock",
-    "sleep": "a sleep",
-    "socket": "a wait for a socket",
-    "poll": "poll or select",
-    "epoll": "epoll",
-    "accept": "accept",
-    "pipe": "a wait for a pipe",
-    "child": "a wait for a child process",
-    "disk": "a wait for a disk",
+    "lock": "wait for a lock",
+    "sleep": "sleep",
+    "socket": "wait for a socket",
+    "poll": "in poll or select",
+    "epoll": "in epoll",
+    "accept": "in accept",
+    "pipe": "wait for a pipe",
+    "child": "wait for a child process",
+    "disk": "wait for a disk",
 }
 
 
@@ -514,3 +527,7 @@ def _rss_at(trees: Iterable[TreeSample], at: float) -> tuple[float, int] | None:
 
 def _span(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio * 100:.0f} %"
