@@ -33,6 +33,7 @@ from supervisor.model import (
     ShutdownAsked,
     Signal,
     SignalAsked,
+    Spared,
     Spawn,
     Spawned,
     SpawnFailed,
@@ -141,17 +142,18 @@ def hear(turn: Turn, ledger: Ledger) -> None:
         case SpawnFailed():
             ledger.living.discard(event.id)
         case Exited():
-            if not event.left:
+            if event.left:
+                ledger.killed[event.id] = now  # the mechanism sent SIGKILL to what is left
+            else:
                 ledger.living.discard(event.id)
             if event.id in ledger.late:
                 ledger.late.discard(event.id)
                 ledger.past(event.id.program).slow_starts += 1
-        case Answered():
-            before = turn.instance(event.id)
-            if before is not None and before.state is State.STARTING:
-                ledger.past(event.id.program).slow_starts = 0
         case Looked():
             _hear_look(event, ledger, now)
+        case Spared():
+            _hear_look(event.look, ledger, now)
+            ledger.killed.pop(event.id, None)
         case StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
             ledger.past(event.program).commanded = now
             if isinstance(event, RestartAsked) and event.at_once:
@@ -168,6 +170,8 @@ def hear(turn: Turn, ledger: Ledger) -> None:
         program = turn.after.programs.get(name)
         if program is not None and (not target(program, turn.after) or not program.settings.relief.extra):
             ledger.pressed.update(i.id for i in program.instances if i.state is State.RETIRING)
+        if program is not None and any(i.state is State.READY and i.ready == now for i in program.instances):
+            ledger.past(name).slow_starts = 0
 
 
 def _hear_look(event: Looked, ledger: Ledger, now: float) -> None:
@@ -332,9 +336,7 @@ def _unjust_start(server: Server, instance: Instance, program: Program, turn: Tu
     return ""
 
 
-def _unjust_hang(
-    kill: Kill, server: Server, instance: Instance, program: Program, turn: Turn, ledger: Ledger, site: Site
-) -> str:
+def _unjust_hang(kill: Kill, server: Server, instance: Instance, program: Program, turn: Turn, ledger: Ledger, site: Site) -> str:
     now, hang = turn.now, program.settings.hang
     if hang.act is Act.TELL:
         return 'hang.act = "tell"'
@@ -363,12 +365,11 @@ def tell_does_not_heal(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) ->
             before, after = turn.before.programs.get(effect.id.program), turn.after.programs[effect.id.program]
             if before is None or after.settings.hang.act is not Act.TELL or not target(after, turn.after):
                 continue
-            suspects = [i for i in before.instances if i.state is State.SUSPECT]
             if isinstance(effect, Signal):
-                healed = effect.signal == after.settings.stop and any(i.id == effect.id and not _replaced(i, after) for i in suspects)
+                suspects = [i for i in before.instances if i.state is State.SUSPECT and not _replaced(i, after)]
+                healed = effect.signal == after.settings.stop and any(i.id == effect.id for i in suspects)
             else:
-                fit = [i for i in before.instances if i.state in (State.READY, State.STARTING, State.SUSPECT) and not _replaced(i, after)]
-                healed = bool(suspects) and len(fit) >= target(after, turn.after) and not any(_replaced(i, after) for i in before.instances)
+                healed = _relieves(effect.id, after, turn, stale=False)
             if healed:
                 return f'{effect} heals a suspect, and hang.act = "tell"'
     return ""
@@ -456,8 +457,8 @@ def starts_are_bounded(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) ->
         name = effect.id.program
         before, after, past = turn.before.programs.get(name), turn.after.programs[name], ledger.past(name)
         relief, restart = after.settings.relief, after.settings.restart
-        if before is not None and _relieves(effect.id, after, turn):
-            past.reliefs = [at for at in past.reliefs if turn.now - at < RELIEF_WINDOW_S] + [turn.now]
+        if before is not None and _relieves(effect.id, after, turn, stale=False):
+            past.reliefs = [at for at in past.reliefs if turn.now - at < RELIEF_WINDOW_S - EPSILON_S] + [turn.now]
             if len(past.reliefs) > relief.budget:
                 return f"{effect.id} is relief number {len(past.reliefs)} within {RELIEF_WINDOW_S} s, and the budget is {relief.budget}"
         past.spawns = [at for at in past.spawns if turn.now - at < RELIEF_WINDOW_S and at >= past.commanded] + [turn.now]
@@ -471,15 +472,26 @@ def starts_are_bounded(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) ->
     return ""
 
 
-def _relieves(started: InstanceId, after: Program, turn: Turn) -> bool:
-    """Whether a start is made because of suspects alone."""
+def _relieves(started: InstanceId, after: Program, turn: Turn, *, stale: bool) -> bool:
+    """Whether a start is made because of suspects alone. `stale`: those that another is to replace count too."""
     suspects = sum(1 for i in after.instances if i.state is State.SUSPECT)
     fit = sum(
         1
         for i in after.instances
-        if i.state in (State.READY, State.STARTING) and not _replaced(i, after) and i.id.number < started.number
+        if i.state in (State.READY, State.STARTING) and (stale or not _replaced(i, after)) and i.id.number < started.number
     )
     return suspects > 0 and fit + suspects >= target(after, turn.after)
+
+
+def relief_is_relief(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """Only a start because of suspects is called a relief: the replacement of a failed one does not cost the relief budget."""
+    for effect in turn.effects:
+        if isinstance(effect, Spawn):
+            after = turn.after.programs[effect.id.program]
+            started = next(i for i in after.instances if i.id == effect.id)
+            if started.relief and not _relieves(effect.id, after, turn, stale=True):
+                return f"{effect.id} is called a relief, and replaces one that failed"
+    return ""
 
 
 def crash_loops_are_slow(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
@@ -489,7 +501,10 @@ def crash_loops_are_slow(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) 
             before = turn.before.programs.get(effect.id.program)
             if before is None or not before.crash_loop or before.failed is None or isinstance(turn.event, _COMMANDS):
                 continue
-            if turn.after.programs[effect.id.program].crash_loop and turn.now - before.failed < before.settings.restart.limit_s - EPSILON_S:
+            if (
+                turn.after.programs[effect.id.program].crash_loop
+                and turn.now - before.failed < before.settings.restart.limit_s - EPSILON_S
+            ):
                 return f"{effect.id} is started {turn.now - before.failed:.1f} s after a failure, in a crash loop"
     return ""
 
@@ -588,6 +603,7 @@ RULES: tuple[Rule, ...] = (
     ready_falls_for_a_reason,
     one_leaves_at_a_time,
     starts_are_bounded,
+    relief_is_relief,
     crash_loops_are_slow,
     told_once,
     killing_goes_on,

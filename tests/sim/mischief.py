@@ -15,7 +15,6 @@ from supervisor.model import (
     SignalAsked,
     StartAsked,
     State,
-    StopAsked,
     Wanted,
 )
 from tests.sim.plan import bad_behaviour
@@ -23,7 +22,7 @@ from tests.sim.servers import Phase, Request, Server, Site, Sort
 from tests.sim.world import Config, World
 
 CALM_OPERATOR_S = 5.0
-STOP_SLACK_S = 16.0  # beyond the grace: three kills, of which two may miss
+LAST_COMMANDS_S = 10.0  # an operator's second thought may come so long after the faults
 
 
 class Mischief:
@@ -152,7 +151,7 @@ class Mischief:
         world, name = self._world, self._random.choice(sorted(self._world.config))
         match self._random.randrange(10):
             case 0 | 1:
-                world.post(StopAsked(name))
+                world.stop(name)
                 if self._random.random() < 0.7:
                     world.agenda.after(self._random.uniform(0.0, 8.0), world.post, StartAsked(name))
             case 2:
@@ -208,9 +207,7 @@ class Mischief:
         self._count += 1
         good = world.programs[name].behaviour
         directory = f"/srv/{name}/r{self._count}"
-        world.behaviours[directory] = (
-            bad_behaviour(self._random, good, world.config[name].settings.health.start_s) if bad else good
-        )
+        world.behaviours[directory] = bad_behaviour(self._random, good, world.config[name].settings.health.start_s) if bad else good
         self._log("release", (directory, world.behaviours[directory]))
         config = world.config[name]
         config.directory = directory
@@ -240,18 +237,30 @@ class Calm:
             for server in list(site.servers.values()):
                 site.thaw(server, "D")
                 site.thaw(server, "T")
+                if not server.behaviour.probed and server.wedged is not Nature.NONE:
+                    site.unwedge(server)  # nobody asks it and nobody waits: it could stay for ever, and rightly
         self.limit_s = max((self._limit_s(p.settings) for p in world.fleet.programs.values()), default=0.0) + 60.0
+        self._over = False
         self._operate()
+
+    def over(self) -> None:
+        """The operator goes home, and no customer comes any more."""
+        self._over = True
+        for site in self._world.sites.values():
+            site.customers = False
 
     @staticmethod
     def _limit_s(settings: ProgramSettings) -> float:
         """The longest way to health: doubled starts without a look, patience, the slowest pace, and calm."""
         hang, restart = settings.hang, settings.restart
         patience_s = 3 * max(hang.certain_s, hang.blocked_s or 0.0)
-        return 16 * settings.health.start_s + patience_s + 4 * restart.limit_s + 2 * settings.grace_s + 2 * restart.healthy_s + restart.window_s
+        calm_s = 4 * restart.limit_s + 2 * restart.healthy_s + restart.window_s
+        return 16 * settings.health.start_s + patience_s + 2 * settings.grace_s + calm_s
 
     def _operate(self) -> None:
         world = self._world
+        if self._over:
+            return
         for name, program in list(world.fleet.programs.items()):
             world.sites[name].mend_loops()
             if self._beyond_healing(program):

@@ -135,7 +135,7 @@ def _program(random: Random, name: str, earlier: tuple[str, ...]) -> ProgramPlan
             act=Act.TELL if random.random() < 0.12 else Act.HEAL,
         ),
         relief=ReliefSettings(
-            extra=extra, budget=random.choice((1, 2, 5)), retire=Retirement.STOP if graceful else Retirement.WATCH
+            extra=extra, budget=random.choice((0, 1, 2, 5)), retire=Retirement.STOP if graceful else Retirement.WATCH
         ),
         restart=RestartSettings(
             when=random.choice((RestartWhen.ALWAYS,) * 6 + (RestartWhen.FAILURE, RestartWhen.NEVER)),
@@ -153,7 +153,9 @@ def _program(random: Random, name: str, earlier: tuple[str, ...]) -> ProgramPlan
         graceful=graceful,
         probed=random.random() < 0.8,
     )
-    return ProgramPlan(settings, directory, behaviour, random.choice((0.3, 0.6, 1.5)), random.choice((0.02, 0.08)), random.random() < 0.5)
+    return ProgramPlan(
+        settings, directory, behaviour, random.choice((0.3, 0.6, 1.5)), random.choice((0.02, 0.08)), random.random() < 0.5
+    )
 
 
 def bad_behaviour(random: Random, good: Behaviour, start_s: float) -> Behaviour:

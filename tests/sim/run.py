@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from supervisor.model import Looked
 from supervisor.policy import fleet as policy
 from tests.sim.agenda import START
-from tests.sim.mischief import Calm, Mischief, not_converged
+from tests.sim.mischief import LAST_COMMANDS_S, Calm, Mischief, not_converged
 from tests.sim.plan import make_plan
 from tests.sim.spelling import spell
 from tests.sim.world import EFFECT, QUIET_S, QUIET_TURNS, Reborn, Step, World, reborn, round_trip
@@ -39,9 +39,7 @@ def run_seed(seed: int, faults_s: float = FAULTS_S, step: Step = policy.step, re
     world = World(make_plan(seed), step, reborn)
     problem = _run(world, faults_s)
     lines = tuple(_telling(list(world.story))) if problem else ()
-    return Outcome(
-        seed, problem, lines[-LINES:], world.agenda.now - START, world.turns, world.ledger.spawns, world.ledger.kills
-    )
+    return Outcome(seed, problem, lines[-LINES:], world.agenda.now - START, world.turns, world.ledger.spawns, world.ledger.kills)
 
 
 def _run(world: World, faults_s: float) -> str:
@@ -57,11 +55,14 @@ def _run(world: World, faults_s: float) -> str:
         return "the record does not give back the fleet"
     calm = Calm(world)
     end = agenda.now + calm.limit_s
+    if agenda.run_until(agenda.now + LAST_COMMANDS_S, failed):
+        return str(world.failed)
     while agenda.now < end and not_converged(world):
         if agenda.run_until(agenda.now + 1.0, failed):
             return str(world.failed)
     if problem := not_converged(world):
         return f"not converged {calm.limit_s:.0f} s after calm: {problem}"
+    calm.over()
     return _quiet(world) or _shutdown(world)
 
 
@@ -82,8 +83,6 @@ def _telling(story: list[tuple[float, str, object]]) -> list[str]:
 
 def _quiet(world: World) -> str:
     """Nobody comes any more: the supervisor has nothing to do, but to forget."""
-    for site in world.sites.values():
-        site.customers = False
     remembered = sum(len(p.failures) + len(p.reliefs) for p in world.fleet.programs.values())
     before = world.turns
     world.agenda.run_until(world.agenda.now + QUIET_S, lambda: world.failed is not None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from random import Random
 
 from supervisor.model import InstanceId, Nature
@@ -23,14 +23,14 @@ RETRIES = 2
 TERM_S = 0.05  # from a signal to its effect
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     GATE = "at its gate"
     BOOT = "booting"
     UP = "up"
     DEAD = "dead"  # its leader; `left` of its tree may live
 
 
-class Sort(str, Enum):
+class Sort(StrEnum):
     NORMAL = "normal"
     REPORT = "report"
     POISON = "poison"  # spins for ever

@@ -12,6 +12,7 @@ from supervisor.model import (
     Looked,
     Note,
     ProgramSettings,
+    Spared,
     Tell,
 )
 from tests.sim.agenda import START
@@ -23,6 +24,8 @@ def spell(thing: object) -> str:
         case Looked():
             since = "unknown" if thing.since is None else f"{thing.at - thing.since:.2f} s"
             return f"looked {thing.id} {thing.verdict.kind.value}, still for {since}, at {thing.at - START:.2f}"
+        case Spared():
+            return f"spared {spell(thing.look)}"
         case Note():
             return f"[{thing.subject} {thing.name}] {thing.text}"
         case Tell():
@@ -47,8 +50,8 @@ def spell(thing: object) -> str:
 def _settings(settings: ProgramSettings) -> str:
     hang, restart, relief = settings.hang, settings.restart, settings.relief
     return (
-        f"(x{settings.instances}+{relief.extra} after={','.join(settings.after)} start={settings.health.start_s:g} grace={settings.grace_s:g} "
-        f"certain={hang.certain_s:g} blocked={hang.blocked_s} act={hang.act.value} retire={relief.retire.value} relief={relief.budget} "
+        f"(x{settings.instances}+{relief.extra} after={','.join(settings.after)} "
+        f"start={settings.health.start_s:g} grace={settings.grace_s:g} certain={hang.certain_s:g} blocked={hang.blocked_s} act={hang.act.value} retire={relief.retire.value} relief={relief.budget} "
         f"when={restart.when.value} limit={restart.limit_s:g} budget={restart.budget}/{restart.window_s:g} healthy={restart.healthy_s:g} "
         f"rollback={settings.release.rollback})"
     )

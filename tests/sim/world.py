@@ -16,7 +16,6 @@ import msgspec
 from supervisor.model import (
     Answered,
     Applied,
-    Build,
     Candidate,
     Effect,
     Event,
@@ -26,37 +25,38 @@ from supervisor.model import (
     Forget,
     InstanceId,
     Kill,
+    Kind,
     Look,
     Looked,
     Note,
     Open,
     Preflighted,
-    Program,
     ProgramSettings,
     RunPreflight,
     ShutdownAsked,
     Signal,
+    Spared,
     Spawn,
     Spawned,
     SpawnFailed,
-    StartAsked,
-    State,
     StopAsked,
     TakeEvidence,
     Tell,
-    Wanted,
+    Verdict,
     Woke,
 )
 from supervisor.policy import fleet as policy
 from tests.sim.agenda import Agenda, Processors
-from tests.sim.invariants import Ledger, Turn, broken_rule
+from tests.sim.invariants import EPSILON_S, HUNG, Ledger, Turn, broken_rule
 from tests.sim.plan import Behaviour, Plan, ProgramPlan
 from tests.sim.servers import Phase, Request, Server, Site, Sort
 from tests.sim.watcher import RESTLESS, TICK_S, look
 
 Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
-Reborn = Callable[[Fleet, tuple[Candidate, ...]], tuple[Fleet, tuple[Candidate, ...]]]
+Reborn = Callable[[Fleet], Fleet]
 
+STOP_SLACK_S = 5.0  # beyond the grace
+CRASHES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)  # what a defect of policy raises
 TURNS_AT_ONCE = 400  # turns at one instant: more is a supervisor that spins
 STORY_LINES = 400
 EFFECT = "  ->"  # how an effect begins in the story
@@ -68,10 +68,10 @@ class Broken(Exception):
     """A rule does not hold. The text says which and how."""
 
 
-def reborn(record: Fleet, candidates: tuple[Candidate, ...]) -> tuple[Fleet, tuple[Candidate, ...]]:
+def reborn(record: Fleet) -> Fleet:
     """What a new supervisor starts from: nothing lives any more, and numbers go on."""
     started = {name: program.started for name, program in record.programs.items()}
-    return Fleet(incidents=record.incidents), tuple(replace(c, started=started.get(c.settings.name, 0)) for c in candidates)
+    return Fleet(incidents=record.incidents, numbers={**record.numbers, **started})
 
 
 @dataclass(slots=True)
@@ -153,7 +153,11 @@ class World:
         self.turns += 1
         before = self.fleet
         self._tell("", event)
-        after, effects, wake = self._step(before, event, now)
+        try:
+            after, effects, wake = self._step(before, event, now)
+        except CRASHES as error:
+            self._fail(f"step raised {error!r}")
+            return
         self.fleet = after
         for effect in effects:
             self._tell(EFFECT, effect)
@@ -207,8 +211,8 @@ class World:
         self.ledger.new_life(self.agenda.now)
         self._up = True
         self._shutdown = None
-        self.fleet, candidates = self._reborn(self.record, self.candidates())
-        self.post(Applied(candidates, self.plan.escalation))
+        self.fleet = self._reborn(self.record)
+        self.apply()
 
     def _arm(self, wake: float | None) -> None:
         self.wake = wake
@@ -223,7 +227,21 @@ class World:
         if life == self._life:
             self.post(event)
 
-    # --- shutdown
+    # --- stop and shutdown
+
+    def stop(self, name: str) -> None:
+        """An operator's stop, which has to end with nobody alive."""
+        self.post(StopAsked(name))
+        if (known := self.fleet.programs.get(name)) is not None and self._up:
+            within_s = known.settings.grace_s + STOP_SLACK_S
+            self.agenda.after(within_s, self._late_stop, self._life, name, self.ledger.past(name).commanded)
+
+    def _late_stop(self, life: int, name: str, commanded: float) -> None:
+        if life != self._life or self.ledger.past(name).commanded != commanded or self.fleet.draining:
+            return
+        living = [s for s in self.sites[name].servers.values() if s.alive and not s.doomed]
+        if late := [str(s.id) for s in living if not self.has("tree")]:
+            self._fail(f"{name} was stopped, and {late} still live")
 
     def shut_down(self) -> None:
         self.post(ShutdownAsked())
@@ -297,7 +315,9 @@ class World:
         site.servers[effect.id] = server
         if self.random.random() < behaviour.boot_crash or self.chance("boot-crash", 0.3):
             self.agenda.after(behaviour.boot_s * self.random.random() + 0.01, site.end, server, 1, 0)
-        self.send(Spawned(effect.id, self._pid, self._pid * 10), self.random.uniform(0.5, 2.0) if self.chance("exec", 0.05) else 0.0)
+        self.send(
+            Spawned(effect.id, self._pid, self._pid * 10), self.random.uniform(0.5, 2.0) if self.chance("exec", 0.05) else 0.0
+        )
 
     def _signal(self, effect: Signal) -> None:
         server = self._server(effect.id)
@@ -315,10 +335,11 @@ class World:
         if server is None or not server.alive:
             self.send(Exited(effect.id, None, 0, "ended, and how is not known"), 0.01)
             return
-        unmoved = effect.unmoved_since
-        if unmoved is not None and server.phase is not Phase.DEAD and server.still_since(self.agenda.now) > unmoved + 1e-6:
-            self.post(self.look(server))
-            return
+        if effect.unmoved_since is not None and server.phase is not Phase.DEAD:
+            last = self.look(server) if self.agenda.now >= self.blind_until else _unknown(self.look(server))
+            if last.since is None or last.since > effect.unmoved_since + EPSILON_S or last.verdict.kind not in HUNG:
+                self.post(Spared(last))
+                return
         if self.chance("tree", 0.25):
             return
         self._site_of(effect.id).kill(server, 2 if self.chance("tree", 0.2) else 0)
@@ -423,8 +444,6 @@ class World:
 
 
 def _unknown(seen: Looked) -> Looked:
-    from supervisor.model import Kind, Verdict
-
     return replace(seen, since=None, verdict=Verdict(Kind.UNKNOWN, "the look failed", seen.at))
 
 
