@@ -302,7 +302,7 @@ class Instance:
     start_ticks: int | None = None  # field 22 of /proc/PID/stat: with the boot id, an identity
     opened: bool = False  # its gate was opened: it runs
     ready: float | None = None  # first answered
-    start_s: float | None = None  # a longer time to become ready, that it asked for itself
+    start_s: float = 60.0  # the time it has to become ready, from its spawn: promised then, longer when it asks for more
     seen: float | None = None  # `at` of the newest look
     moved: float | None = None  # the last instant at which something is known to have moved
     excused: float | None = None  # patience counts from here: host sick, uninterruptible, continued

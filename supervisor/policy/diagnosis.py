@@ -394,7 +394,7 @@ class Usage:
         ran = self.hottest if self.hottest >= self.run / 2 else self.run
         if self.run >= HOT_RATIO:
             return f"{who} at {_percent(ran)} of a core"
-        return f"{who} at {_percent(ran)} of a core, and kept from it for {_percent(self.delay)} of the time"
+        return f"{who} at {_percent(ran)} of a core, and kept from it for {_percent(min(self.delay, 1.0))} of the time"
 
 
 def rates(trees: tuple[TreeSample, ...], now: float, span_s: float) -> dict[int, Usage]:

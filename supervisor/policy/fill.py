@@ -48,7 +48,7 @@ def fill(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[E
     earliest = history.next_start(program)
     if earliest is not None and not clock.due(earliest):
         return program, ()
-    waiting = suspects(program)
+    waiting = [suspect for suspect in suspects(program) if not counts(program, suspect)]
     relief = bool(waiting) and counted + len(waiting) >= up
     if relief and len(program.reliefs) >= program.settings.relief.budget:
         return _relief_refused(program, clock), ()
@@ -66,6 +66,7 @@ def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple
         state=State.STARTING,
         since=now,
         spawned=now,
+        start_s=history.start_s(program),
         relief=relief,
     )
     restart = 1 if program.owed else 0
@@ -82,7 +83,6 @@ def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple
 
 def _relief_refused(program: Program, clock: Clock) -> Program:
     """The budget is used up: the careful path until it is not, and people are told."""
-    clock.due(program.reliefs[0] + RELIEF_WINDOW_S)
     if program.incident is not None and "relief-budget" in program.incident.told:
         return program
     count = len(program.reliefs)

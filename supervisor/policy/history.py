@@ -52,10 +52,9 @@ def next_start(program: Program) -> float | None:
     return program.failed + backoff_s(program.settings.restart, attempt, f"{program.settings.name}:{program.started}")
 
 
-def start_limit_s(program: Program, instance: Instance) -> float:
-    """Seconds that an instance has, from its spawn, to become ready."""
-    own_s = program.settings.health.start_s * (1 << min(program.slow_starts, SLOW_STARTS))
-    return max(own_s, instance.start_s or 0.0)
+def start_s(program: Program) -> float:
+    """Seconds that an instance spawned now has to become ready."""
+    return program.settings.health.start_s * (1 << min(program.slow_starts, SLOW_STARTS))
 
 
 def healthy_run(program: Program, instance: Instance, now: float) -> bool:

@@ -32,7 +32,6 @@ from supervisor.model import (
     State,
     TakeEvidence,
 )
-from supervisor.policy import history
 from supervisor.policy.clock import Clock
 from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, patience_s, suspects
 from supervisor.policy.words import note, release_of, spell
@@ -107,7 +106,7 @@ def _starting(program: Program, instance: Instance, clock: Clock) -> Settled:
     if instance.pid is not None and not instance.opened:
         program = note(program, "instance.started", _birth(program, instance))
         return program, replace(instance, opened=True), (Open(instance.id),)
-    limit_s = history.start_limit_s(program, instance)
+    limit_s = instance.start_s
     deadline = instance.spawned + limit_s
     if not clock.due(deadline):
         return program, instance, ()
@@ -203,7 +202,7 @@ def _retiring(program: Program, instance: Instance, clock: Clock) -> Settled:
 
 def _retiring_unborn(program: Program, instance: Instance, clock: Clock) -> Settled:
     """It is to go before its gate was opened: it is ended at the gate, as soon as its process is known."""
-    if instance.pid is None and not clock.due(instance.spawned + 2 * history.start_limit_s(program, instance)):
+    if instance.pid is None and not clock.due(instance.spawned + 2 * instance.start_s):
         return program, instance, ()
     return _kill(program, instance, clock.now, Blame.NOBODY, instance.why)
 

@@ -60,7 +60,7 @@ ProgramEvent = InstanceEvent | Preflighted | StartAsked | StopAsked | RestartAsk
 # --- hear: events become facts --------------------------------------------------------------------------------------------------
 
 
-def create(candidate: Candidate, started: int) -> Program:
+def create(candidate: Candidate, started: int = 0) -> Program:
     """A program that is not here yet. `started`: the highest instance number that was ever given for its name."""
     settings = candidate.settings
     build = Build(1, candidate.release, settings.launch, candidate.directory)
@@ -132,7 +132,7 @@ def _hear_instance(program: Program, instance: Instance, event: InstanceEvent, n
         case Answered():
             return _answered(program, instance, event, now)
         case Extended():
-            return one.put(program, replace(instance, start_s=event.start_s)) if instance.state is State.STARTING else program
+            return one.put(program, replace(instance, start_s=max(instance.start_s, event.start_s)))
         case Looked() if instance.state is State.STARTING and event.verdict.kind in MOVING:
             return _answered(program, instance, Answered(event.id, event.verdict.because), now)  # the answer itself was lost
         case Looked():
