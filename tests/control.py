@@ -42,6 +42,7 @@ from supervisor.model import (
     SpawnFailed,
 )
 from supervisor.policy.fleet import step
+from supervisor.records.journal import JournalError
 
 
 def settings(name: str, command: str = "serve", **more: object) -> ProgramSettings:
@@ -67,6 +68,7 @@ class World:
     listeners: list[Callable[[Story], None]] = field(default_factory=list)
     queue: deque[Event] = field(default_factory=deque)
     started: float = field(default_factory=time.monotonic)
+    journal_problem: str = ""
 
     def about(self) -> About:
         path = str(self.directory)
@@ -141,6 +143,8 @@ class World:
         self.post(reading.applied)
 
     async def events(self, limit: int, program: str) -> list[Story]:
+        if self.journal_problem:
+            raise JournalError(self.journal_problem)
         mine = [s for s in self.stories if not program or s["subject"].partition(":")[0] == program]
         return mine[-limit:] if limit else []
 

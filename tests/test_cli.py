@@ -44,10 +44,16 @@ class Place:
         places = "".join(f'{name} = "{self.path}"\n' for name in ("runtime_dir", "state_dir", "log_dir"))
         self.config.write_text(f"[reviver]\n{places}{text}")
 
-    def start(self, *arguments: str, env: Mapping[str, str] | None = None, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+    ) -> subprocess.Popen[str]:
         clean = {"PATH": os.environ["PATH"], "HOME": str(self.path), "TZ": "UTC", **(env or {})}
         return subprocess.Popen(
-            [sys.executable, CLI, *arguments], cwd=self.path, env=clean, stdout=stdout, stderr=subprocess.PIPE, text=True
+            [sys.executable, CLI, *arguments], cwd=self.path, env=clean, stdout=stdout, stderr=stderr, text=True
         )
 
     def reviver(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
@@ -59,7 +65,9 @@ class Place:
     def on_terminal(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         """What stands on a terminal."""
         ours, theirs = pty.openpty()
-        with self.start(*arguments, env={"TERM": "xterm", "COLUMNS": "140", **(env or {})}, stdout=theirs) as process:
+        with self.start(
+            *arguments, env={"TERM": "xterm", "COLUMNS": "140", **(env or {})}, stdout=theirs, stderr=theirs
+        ) as process:
             os.close(theirs)
             shown = b""
             while select.select([ours], [], [], 20)[0]:
@@ -160,6 +168,13 @@ def test_start_stop_restart_say_what_is_so(place: Place, daemon: Running) -> Non
     assert place.reviver("stop", "all") == Result(0, "store: stopped\nworker: stopped\nbad: not running\n", "")
 
 
+def test_restart_on_a_terminal_tells_the_story_meanwhile(place: Place, daemon: Running) -> None:
+    story = place.on_terminal("restart", "store").splitlines()
+    assert any("restart asked by an operator" in line for line in story)
+    assert any("store:2  ready after" in line for line in story)
+    assert story[-1] == "store: ready: store:2"
+
+
 def test_start_that_fails_is_1_with_the_reason(place: Place, daemon: Running) -> None:
     result = place.reviver("start", "worker", "bad")
     assert (result.code, result.out) == (1, "worker: ready: worker:1\n")
@@ -190,6 +205,19 @@ def test_config_may_stand_before_the_verb_or_after_it(place: Place, daemon: Runn
     other = Place(elsewhere)
     for arguments in (("--config", "../config.toml", "status", "store"), ("status", "--config", "../config.toml", "store")):
         assert other.reviver(*arguments).code == 0
+
+
+def test_config_that_does_not_exist_is_78_and_no_other_daemon_is_asked(place: Place, daemon: Running) -> None:
+    result = place.reviver("stop", "--config", "typo.toml", "store")
+    assert (result.code, result.err) == (78, "reviver: cannot read typo.toml: no such file or directory\n")
+
+
+def test_half_edited_configuration_does_not_cut_off_from_the_daemon(place: Place, daemon: Running) -> None:
+    place.config.write_text(place.config.read_text() + "\n[program.new\n")
+    assert place.reviver("status", "store").code == 0
+    result = place.reviver("apply")
+    assert result.code == 78
+    assert "no valid TOML" in result.err
 
 
 # --- configuration
@@ -308,6 +336,13 @@ def test_events_without_a_daemon_or_a_journal_say_so(place: Place) -> None:
     result = place.reviver("events")
     assert (result.code, result.out) == (1, "")
     assert "no journal" in result.err
+
+
+def test_explain_needs_no_journal(place: Place, daemon: Running) -> None:
+    daemon.world.journal_problem = "cannot read the journal: disk is gone"
+    assert "store:1 (pid 4001) has been ready" in place.reviver("explain", "store").out
+    result = place.reviver("events")
+    assert (result.code, result.err) == (1, "reviver: cannot read the journal: disk is gone\n")
 
 
 def test_explain_answers_why_and_what_comes_next(place: Place, daemon: Running) -> None:

@@ -50,7 +50,15 @@ def settings(**more: Any) -> ProgramSettings:
 
 
 def instance(number: int, state: State = State.READY, **more: Any) -> Instance:
-    return Instance(id=InstanceId("store", number), build=1, state=state, since=NOW - 3, spawned=NOW - 4, pid=4000 + number, **more)
+    return Instance(
+        id=InstanceId("store", number),
+        build=1,
+        state=state,
+        since=NOW - 3,
+        spawned=NOW - 4,
+        pid=4000 + number,
+        **{"start_s": 60.0, **more},
+    )
 
 
 def program(*instances: Instance, of: ProgramSettings | None = None, **more: Any) -> Program:
@@ -173,7 +181,7 @@ def test_explain_of_a_command_that_cannot_be_executed_says_why() -> None:
 
 
 def test_explain_of_a_starting_one_says_how_long_it_has() -> None:
-    answer = explain(program(instance(1, State.STARTING), of=settings(health=HealthSettings(start_s=10.0))))
+    answer = explain(program(instance(1, State.STARTING, start_s=10.0)))
     assert answer["why"] == ["store:1 (pid 4001) has been starting for 4.0 s and has not answered yet."]
     assert answer["next"] == ["Unless store:1 answers, it is killed in 6.0 s and another one is started."]
 

@@ -57,7 +57,7 @@ class Backend(Protocol):
     def events(self, limit: int, program: str) -> Awaitable[list[Story]]:
         """The newest `limit` notes, oldest first, of one program ("" is all), from the journal in a lane.
 
-        raises  LaneError
+        raises  LaneError, JournalError
         """
         ...
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from supervisor.control.messages import INTERNAL_ERROR, LOCK, NOT_RUNNING, REFUSED, SOCKET, USAGE
+from supervisor.control.messages import BAD_CONFIG, INTERNAL_ERROR, LOCK, NOT_RUNNING, REFUSED, SOCKET, USAGE
 
 CONNECT_S = 5.0  # a daemon whose backlog is full this long is stuck
 ANSWER_S = 30.0  # a daemon answers within milliseconds; its disk may make a journal's reading slow
@@ -54,7 +55,10 @@ def find_config(explicit: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def find_runtime_dir(config: str | None, environ: Mapping[str, str]) -> str:
-    """The directory of the control socket: the one that the configuration file `config` names, else the default of this user."""
+    """The directory of the control socket: the one that the configuration file `config` names, else the default of this user.
+
+    raises  Refusal when the file does not exist: another daemon than the one that is meant could answer
+    """
     return (_named_dir(config) if config else None) or _default_dir(environ)
 
 
@@ -62,17 +66,25 @@ def _named_dir(config: str) -> str | None:
     try:
         with open(config, "rb") as file:
             text = file.read()
-    except OSError:
-        return None  # what is wrong with it is for `check` to say; a daemon at the default place can still answer
+    except PermissionError:
+        return None  # root's, perhaps with secrets in it: its daemon may still be ours to use
+    except OSError as problem:
+        raise Refusal(BAD_CONFIG, f"cannot read {config}: {_words(problem)}") from None
     if b"runtime_dir" not in text:
         return None
-    import tomllib  # 4 ms, and hardly any configuration names the directory
+    import tomllib  # 3 ms, and hardly any configuration names the directory
 
     try:
         named = tomllib.loads(text.decode()).get("reviver", {}).get("runtime_dir")
     except (ValueError, AttributeError):
-        return None
+        named = _named_in_ruins(text)
     return os.path.join(os.path.dirname(os.path.abspath(config)), named) if isinstance(named, str) and named else None
+
+
+def _named_in_ruins(text: bytes) -> str:
+    """The directory in a file that is being edited and no TOML just now: nobody is to be cut off from the running daemon by that."""
+    found = re.search(rb"""^\s*runtime_dir\s*=\s*["']([^"'\n]+)["']""", text, re.MULTILINE)
+    return os.fsdecode(found[1]) if found else ""
 
 
 def _default_dir(environ: Mapping[str, str]) -> str:
@@ -140,7 +152,7 @@ class Client:
             except TimeoutError:
                 raise Unanswered(f"the daemon at {self._path} took the question and does not answer") from None
             except OSError as problem:
-                raise Unanswered(f"the daemon at {self._path} went away: {problem.strerror}") from None
+                raise Unanswered(f"the daemon at {self._path} went away: {_words(problem)}") from None
             if not read:
                 raise Unanswered(f"the daemon at {self._path} closed the connection")
             self._unread += read
@@ -215,4 +227,8 @@ def _connect_patiently(path: str) -> socket.socket:
 
 
 def _nobody(path: str, problem: OSError) -> Unanswered:
-    return Unanswered(f"no daemon answers at {path}: {(problem.strerror or str(problem)).lower()} (start it with: reviver run)")
+    return Unanswered(f"no daemon answers at {path}: {_words(problem)} (start it with: reviver run)")
+
+
+def _words(problem: OSError) -> str:
+    return (problem.strerror or str(problem)).lower()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from supervisor.model import Blame, Candidate, Fleet, Instance, InstanceId, Program, ProgramSettings, State, Wanted
+from supervisor.policy import history
 from supervisor.policy.fill import PREFLIGHT_S
 from supervisor.policy.instance import KILL_AGAIN_S, RETIRING_LIMIT_S
 from supervisor.policy.wanted import stale
@@ -86,7 +88,7 @@ class Up(Goal):
 
     def __init__(self, program: Program, fleet: Fleet, asked: float) -> None:
         """asked: the monotonic instant before the command was posted; older failures are not its."""
-        super().__init__(program.settings, self._bound_s(program.settings, fleet))
+        super().__init__(program.settings, self._bound_s(program, fleet))
         self._asked = asked
         self._started = program.started
         self._old: frozenset[InstanceId] = frozenset()
@@ -94,8 +96,8 @@ class Up(Goal):
         self._known = program.settings.name in fleet.programs
         self._was_up = False
 
-    def _bound_s(self, settings: ProgramSettings, fleet: Fleet) -> float:
-        return start_s(settings, fleet) + SLACK_S
+    def _bound_s(self, program: Program, fleet: Fleet) -> float:
+        return start_s(program, fleet) + SLACK_S
 
     def _decide(self, program: Program | None) -> None:
         if program is None:
@@ -141,11 +143,12 @@ class Replaced(Up):
         super().__init__(program, fleet, asked)
         self._old = frozenset(instance.id for instance in program.instances)
 
-    def _bound_s(self, settings: ProgramSettings, fleet: Fleet) -> float:
+    def _bound_s(self, program: Program, fleet: Fleet) -> float:
+        settings = program.settings
         if settings.relief.extra == 0:
-            return settings.instances * (start_s(settings, fleet) + settings.grace_s + KILL_S) + SLACK_S
+            return settings.instances * (start_s(program, fleet) + settings.grace_s + KILL_S) + SLACK_S
         rounds = math.ceil(settings.instances / settings.relief.extra)
-        return rounds * (start_s(settings, fleet) + RETIRING_LIMIT_S + KILL_S) + SLACK_S
+        return rounds * (start_s(program, fleet) + RETIRING_LIMIT_S + KILL_S) + SLACK_S
 
     def _complete(self, program: Program) -> bool:
         return super()._complete(program) and not any(instance.id in self._old for instance in program.instances)
@@ -154,8 +157,8 @@ class Replaced(Up):
 class ReplacedAtOnce(Replaced):
     """The same, where the old ones are asked to go before the new ones are ready."""
 
-    def _bound_s(self, settings: ProgramSettings, fleet: Fleet) -> float:
-        return settings.grace_s + KILL_S + start_s(settings, fleet) + SLACK_S
+    def _bound_s(self, program: Program, fleet: Fleet) -> float:
+        return program.settings.grace_s + KILL_S + start_s(program, fleet) + SLACK_S
 
 
 class Taken(Replaced):
@@ -163,7 +166,7 @@ class Taken(Replaced):
 
     def __init__(self, program: Program, candidate: Candidate, fleet: Fleet, asked: float) -> None:
         super().__init__(program, fleet, asked)
-        self.bound_s = self._bound_s(candidate.settings, fleet)
+        self.bound_s = self._bound_s(replace(program, settings=candidate.settings), fleet)
         self._candidate = candidate
         self._chosen = False
 
@@ -178,11 +181,12 @@ class Taken(Replaced):
         return self._chosen and fresh and super()._complete(program)
 
 
-def start_s(settings: ProgramSettings, fleet: Fleet) -> float:
+def start_s(program: Program, fleet: Fleet) -> float:
     """The longest that one start may take, in seconds: those in `after`, the preflight, and twice the time to become ready."""
+    settings = program.settings
     known = [fleet.programs[name].settings.health.start_s for name in settings.after if name in fleet.programs]
     preflight_s = PREFLIGHT_S if settings.launch.preflight else 0.0
-    return max(known, default=0.0) + preflight_s + 2 * settings.health.start_s
+    return max(known, default=0.0) + preflight_s + 2 * history.start_s(program)
 
 
 def _blamed(instance: Instance) -> bool:

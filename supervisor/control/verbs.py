@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -19,6 +19,7 @@ from supervisor.control.goals import Down, Goal, Replaced, ReplacedAtOnce, Taken
 from supervisor.lanes import LaneError
 from supervisor.model import Event, Fleet, Program, RestartAsked, SignalAsked, StartAsked, StopAsked
 from supervisor.policy.program import create
+from supervisor.records.journal import JournalError
 
 TRIED = 10  # notes that `explain` tells
 
@@ -67,8 +68,12 @@ class Names(Params):
     names: list[str] = []
 
 
-class Commanded(Names):
+class Waiting(Params):
     wait: bool = True
+
+
+class Commanded(Waiting):
+    names: list[str] = []
 
 
 class Restarted(Commanded):
@@ -79,9 +84,8 @@ class Signalled(Names):
     signal: str = "TERM"
 
 
-class File(Params):
+class File(Waiting):
     path: str | None = None
-    wait: bool = True
 
 
 class Events(Params):
@@ -133,8 +137,12 @@ class Verbs:
         return views.status(fleet, self._backend.about(), sampled, _moment(), names)
 
     async def explain(self, asked: Named, _: Caller) -> dict[str, Any]:
-        (name,) = self._known([asked.name])
-        stories = await self._stories(TRIED, name)
+        self._known([asked.name])
+        try:
+            stories = await self._stories(TRIED, asked.name)
+        except Refused:
+            stories = []  # why it is so is known without the journal
+        (name,) = self._known([asked.name])  # it may have gone meanwhile
         fleet = self._backend.fleet()
         return views.explain(fleet.programs[name], fleet, stories, _moment())
 
@@ -148,7 +156,7 @@ class Verbs:
         tell = heard.append
 
         def hear(story: Story) -> None:
-            if not asked.name or _of(story, asked.name):
+            if asked.name in ("", _program_of(story)):
                 tell(story)
 
         caller.at_end(self._backend.subscribe(hear))
@@ -179,14 +187,10 @@ class Verbs:
         for name in names:
             if ways[name] != "restart":
                 self._running(fleet.programs[name])
-        goals: list[Goal] = []
-        for name in names:
-            if ways[name] == "restart":
-                goals.append(Replaced(fleet.programs[name], fleet, time.monotonic()))
-                self._backend.post(RestartAsked(name))
-            else:
-                self._backend.post(SignalAsked(name, ways[name]))
-        result = await self._wait(goals, caller) if asked.wait else _asked_of(goals)
+        asked_at = time.monotonic()
+        goals: list[Goal] = [Replaced(fleet.programs[name], fleet, asked_at) for name in names if ways[name] == "restart"]
+        events = [RestartAsked(name) if ways[name] == "restart" else SignalAsked(name, ways[name]) for name in names]
+        result = await self._pursue(goals, lambda: self._post(events), asked, caller)
         sent = [_done(name, f"sent SIG{ways[name]}") for name in names if ways[name] != "restart"]
         return {"programs": [*result["programs"], *sent]}
 
@@ -196,16 +200,14 @@ class Verbs:
         programs = [fleet.programs[each] for each in self._known(asked.names)]
         for program in programs:
             self._running(program)
-        for program in programs:
-            self._backend.post(SignalAsked(program.settings.name, name))
+        self._post([SignalAsked(program.settings.name, name) for program in programs])
         return {"programs": [_done(program.settings.name, f"sent SIG{name}") for program in programs]}
 
     async def apply(self, asked: File, caller: Caller) -> dict[str, Any]:
         reading = await self._read(asked.path, caller)
         plan = self._plan(reading)
         goals = self._apply_goals(reading, {step["name"]: step["action"] for step in plan["programs"]})
-        self._backend.take_up(reading)
-        outcome = await self._wait(goals, caller) if asked.wait else _asked_of(goals)
+        outcome = await self._pursue(goals, lambda: self._backend.take_up(reading), asked, caller)
         return {**plan, "outcome": outcome["programs"]}
 
     # --- shared
@@ -213,7 +215,7 @@ class Verbs:
     def _apply_goals(self, reading: Reading, actions: dict[str, str]) -> list[Goal]:
         fleet, asked = self._backend.fleet(), time.monotonic()
         taken: list[Goal] = [
-            Taken(fleet.programs.get(candidate.settings.name) or create(candidate), candidate, fleet, asked)
+            Taken(fleet.programs.get(candidate.settings.name) or create(candidate, 0), candidate, fleet, asked)
             for candidate in reading.applied.programs
             if actions[candidate.settings.name] in ("start", "restart")
         ]
@@ -240,8 +242,8 @@ class Verbs:
     async def _stories(self, limit: int, name: str) -> list[Story]:
         try:
             return await self._backend.events(limit, name)
-        except LaneError as problem:
-            raise Refused(messages.REFUSED, f"the journal cannot be read: {problem}") from None
+        except (LaneError, JournalError) as problem:
+            raise Refused(messages.REFUSED, str(problem)) from None
 
     async def _read(self, path: str | None, caller: Caller) -> Reading:
         """A configuration says which commands run as which user: only the owner may name another file than the running one."""
@@ -269,12 +271,17 @@ class Verbs:
         fleet = self._backend.fleet()
         names = self._known(asked.names)
         goals = [goal(fleet.programs[name], fleet) for name in names]
-        for name in names:
-            self._backend.post(event(name))
-        return await self._wait(goals, caller) if asked.wait else _asked_of(goals)
+        return await self._pursue(goals, lambda: self._post([event(name) for name in names]), asked, caller)
 
-    async def _wait(self, goals: list[Goal], caller: Caller) -> dict[str, Any]:
-        """Wait until each goal is reached or lost, or its bound has passed; meanwhile tell the caller the story."""
+    def _post(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._backend.post(event)
+
+    async def _pursue(self, goals: list[Goal], do: Callable[[], None], asked: Waiting, caller: Caller) -> dict[str, Any]:
+        """Do it, and wait until each goal is reached or lost, or its bound has passed; meanwhile tell the caller the story."""
+        if not asked.wait:
+            do()
+            return {"programs": [_done(goal.name, "asked; nobody waits for it") for goal in goals]}
         names = {goal.name for goal in goals}
         say = _teller(caller, "progress")
 
@@ -293,6 +300,7 @@ class Verbs:
         deadline_s = max((goal.bound_s for goal in goals), default=0.0)
         unsubscribe = self._backend.subscribe(hear)
         try:
+            do()
             caller.say("waiting", {"deadline_s": deadline_s})
             await self._backend.until(decided, deadline_s)
         finally:
@@ -319,16 +327,8 @@ def _program_of(story: Story) -> str:
     return name if name and number.isdecimal() else str(story.get("subject", ""))
 
 
-def _of(story: Story, name: str) -> bool:
-    return _program_of(story) == name
-
-
 def _done(name: str, text: str) -> dict[str, Any]:
     return {"name": name, "done": True, "text": text}
-
-
-def _asked_of(goals: list[Goal]) -> dict[str, Any]:
-    return {"programs": [_done(goal.name, "asked; nobody waits for it") for goal in goals]}
 
 
 def _faults(count: int) -> str:

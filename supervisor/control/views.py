@@ -23,7 +23,7 @@ from supervisor.model import (
     State,
     Wanted,
 )
-from supervisor.policy.history import next_start, start_limit_s
+from supervisor.policy.history import next_start
 from supervisor.policy.wanted import SUSPICIOUS, World, patience_s, ready, wanted
 from supervisor.policy.words import spell
 
@@ -295,7 +295,7 @@ def _instance_next(program: Program, instance: Instance, moment: Moment) -> list
     settings = program.settings
     match instance.state:
         case State.STARTING:
-            late = instance.spawned + start_limit_s(program, instance)
+            late = instance.spawned + instance.start_s
             return [f"Unless {instance.id} answers, it is killed {_in(late, moment)} and another one is started."]
         case State.SUSPECT:
             return [*_relief_next(program, instance), _patience(program, instance, moment)]
