@@ -1,0 +1,319 @@
+"""A program's output on disk: `<log_dir>/<program>.log`, rotated to `.log.1 ... .log.N`, the older ones gzipped.
+
+`LogFile` is the writer's side, for one thread; `compress` runs in a lane beside it; `tail` and `follow` read, for the command line. Every
+step that moves a file is a rename, in an order in which a death in between loses no byte: at worst a number is left out, or a file stands
+there both plain and gzipped, and the next rotation or compression puts that right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import gzip
+import os
+import re
+import shutil
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+
+from supervisor.model import OutputSettings
+
+MODE = 0o640  # output may hold what is not for everybody
+BLOCK_BYTES = 64 * 1024
+HALF = ".gz.new"  # of a compression that goes on
+LINE_BYTES = 1024 * 1024  # a longer line is given to readers in pieces, and may be cut by a rotation
+GZIP_LEVEL = 1  # a third of the time of the usual 6, for a tenth more bytes: the store needs the processor
+LOWEST_PRIORITY = 19
+POLL_S = 0.1  # how often a follower looks for more
+
+_names = threading.Lock()  # held while files are renamed: by a rotation, and by a compression that puts its result in place
+
+
+class LogFile:
+    """The file that is written now. For one thread; every method may raise OSError, and may be called again after that."""
+
+    def __init__(self, log_dir: str, program: str, settings: OutputSettings) -> None:
+        self.path = _path(log_dir, program)
+        self.program = program
+        self.settings = settings
+        self.position = 0  # where the next byte goes
+        self._fd = -1
+        self._identity = (0, 0)
+
+    @property
+    def room(self) -> int:
+        """Bytes until it is to be rotated; never positive once it is."""
+        return self.settings.rotate_bytes - self.position if self.settings.rotate_bytes is not None else LINE_BYTES
+
+    def ready(self) -> bool:
+        """Open it, or open it again where somebody removed, replaced or cut it. True when it is not what it was before."""
+        if self._fd >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                now = os.stat(self.path)
+                if (now.st_dev, now.st_ino) == self._identity:
+                    if now.st_size >= self.position:
+                        return False
+                    self.position = os.lseek(self._fd, 0, os.SEEK_END)
+                    return True
+            self.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)  # not O_APPEND: splice refuses it
+        opened = os.fstat(self._fd)
+        self._identity = (opened.st_dev, opened.st_ino)
+        self.position = os.lseek(self._fd, 0, os.SEEK_END)
+        return True
+
+    def splice(self, source: int, count: int) -> int:
+        """Move up to `count` bytes out of a pipe, in the kernel. Returns how many: 0 at its end; BlockingIOError when it is empty."""
+        moved = os.splice(source, self._fd, count, flags=os.SPLICE_F_NONBLOCK)
+        self.position += moved
+        return moved
+
+    def put(self, data: bytes) -> None:
+        """Write all of it, or nothing."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError:
+            os.ftruncate(self._fd, self.position)
+            os.lseek(self._fd, self.position, os.SEEK_SET)
+            raise
+        self.position += len(data)
+
+    def ends_line(self) -> bool:
+        """Whether the next byte begins a line."""
+        return self.position == 0 or os.pread(self._fd, 1, self.position - 1) == b"\n"
+
+    def last(self, count: int) -> bytes:
+        """The last bytes that were written, at most `count`; none while it could not be opened again."""
+        if self._fd < 0:
+            return b""
+        start = max(self.position - count, 0)
+        return os.pread(self._fd, self.position - start, start)
+
+    def rotate(self) -> None:
+        """Begin a new file: this one becomes .log.1, those before it one number higher, what is beyond `keep` goes."""
+        with _names:
+            held = _rotated(self.path)
+            gap = next(number for number in range(1, len(held) + 2) if number not in held)  # a death in between left one
+            for number in sorted(held, reverse=True):
+                for path in held[number]:
+                    _move(self.path, path, number + 1 if number < gap else number, self.settings.keep)
+            _move(self.path, self.path, 1, self.settings.keep)
+        self.close()
+        self.ready()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def compress(path: Path) -> None:
+    """Gzip what was rotated of the log file `path`. For a lane: blocks for seconds, at the lowest priority, and never raises.
+
+    What cannot be done (a full disk) stays plain until the next time; what a death left half done is done again.
+    """
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+    with contextlib.suppress(OSError):
+        for half in path.parent.glob(f"{glob.escape(path.name)}.*{HALF}"):
+            half.unlink()
+        for paths in _rotated(path).values():
+            for plain in paths:
+                if plain.suffix != ".gz":
+                    _compress(path, plain)
+
+
+def _compress(path: Path, plain: Path) -> None:
+    half = path.with_name(f"{path.name}.{time.monotonic_ns()}{HALF}")
+    try:
+        with plain.open("rb") as source, half.open("wb") as target:
+            os.fchmod(target.fileno(), MODE)
+            with gzip.GzipFile(filename="", mode="wb", fileobj=target, compresslevel=GZIP_LEVEL) as packed:
+                shutil.copyfileobj(source, packed, LINE_BYTES)
+            target.flush()
+            os.fsync(target.fileno())  # it is about to be the only copy
+            known = os.fstat(source.fileno())
+        os.utime(half, ns=(known.st_atime_ns, known.st_mtime_ns))
+        with _names:  # a rotation may have given it another number meanwhile, or removed it
+            for now in (paths for numbered in _rotated(path).values() for paths in numbered):
+                if now.stat().st_ino == known.st_ino:
+                    half.rename(f"{now}.gz")
+                    now.unlink()
+                    return
+        half.unlink()
+    except FileNotFoundError:  # it was rotated away before we came to it; the next one goes on
+        half.unlink(missing_ok=True)
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
+
+
+def tail(log_dir: str, program: str, lines: int) -> Iterator[bytes]:
+    """The last `lines` lines of a program's output, oldest first, from as many files as it takes. Blocks.
+
+    Each piece is a line with its end; one longer than LINE_BYTES comes in pieces. Nothing for a program that never wrote.
+    raises  OSError, for what may not be read
+    """
+    files = _open_last(_path(log_dir, program), lines)
+    try:
+        for file in files:
+            while piece := _piece(file):
+                yield piece
+    finally:
+        for file in files:
+            file.close()
+
+
+def follow(log_dir: str, program: str, lines: int = 0) -> Iterator[bytes]:
+    """`tail`, and then whatever is written, across rotations, for ever. Blocks. A line that stands open for a while comes in pieces.
+
+    raises  OSError, for what may not be read
+    """
+    path = _path(log_dir, program)
+    files = deque(_open_last(path, lines))
+    part, waited = b"", False
+    try:
+        while True:
+            piece = _piece(files[0]) if files else b""
+            part += piece
+            if piece and not (part.endswith(b"\n") or len(part) >= LINE_BYTES):
+                waited = False
+                continue
+            done = len(files) > 1  # there is a newer file: this one grows no more
+            if part and (piece or waited or done):
+                yield part
+                part = b""
+            if piece:
+                continue
+            if done:
+                files.popleft().close()
+            elif newer := _newer(path, files[0] if files else None):
+                files.extend(newer)
+            else:
+                time.sleep(POLL_S)
+                waited = True
+    finally:
+        for file in files:
+            file.close()
+
+
+def _path(log_dir: str, program: str) -> Path:
+    return Path(log_dir) / f"{program}.log"
+
+
+def _rotated(path: Path) -> dict[int, list[Path]]:
+    """The rotated files by number: 1 is the newest. A number has two where a death left it both plain and gzipped."""
+    pattern = re.compile(re.escape(path.name) + r"\.(\d+)(\.gz)?")
+    held: dict[int, list[Path]] = {}
+    for other in sorted(path.parent.iterdir()):
+        if match := pattern.fullmatch(other.name):
+            held.setdefault(int(match[1]), []).append(other)
+    return dict(sorted(held.items()))
+
+
+def _move(path: Path, old: Path, number: int, keep: int) -> None:
+    if number > keep:
+        old.unlink()
+    else:
+        old.rename(path.with_name(f"{path.name}.{number}{'.gz' if old.suffix == '.gz' else ''}"))
+
+
+def _open_last(path: Path, lines: int) -> list[BufferedIOBase]:
+    """The files that hold the last lines, oldest first, each at the first byte to read. The last one is the one written now."""
+    opened: dict[tuple[int, int], BufferedIOBase] = {}
+    with contextlib.suppress(FileNotFoundError):  # no folder yet
+        for candidate in (path, *(paths[0] for paths in _rotated(path).values())):
+            with contextlib.suppress(FileNotFoundError):  # a rotation goes on beside us
+                file = _open(candidate)
+                if _identity(file) in opened:
+                    file.close()
+                    continue
+                opened[_identity(file)] = file
+                start, found = _start_of_last(file, lines)
+                file.seek(start)
+                lines -= found
+            if lines <= 0:
+                break
+    return list(opened.values())[::-1]
+
+
+def _newer(path: Path, file: BufferedIOBase | None) -> list[BufferedIOBase]:
+    """What was begun after `file`, oldest first; none while it is the one written now."""
+    try:
+        current = path.stat()
+    except FileNotFoundError:  # in the middle of a rotation, or removed
+        return []
+    if file is None:
+        return [_open(path)]
+    mine = os.fstat(file.fileno())
+    if (current.st_dev, current.st_ino) == (mine.st_dev, mine.st_ino):
+        if current.st_size < file.tell():  # somebody emptied it
+            file.seek(0)
+        return []
+    newer: list[BufferedIOBase] = []
+    try:
+        for other in (path, *(paths[0] for paths in _rotated(path).values())):
+            known = other.stat()
+            if known.st_ino == mine.st_ino or known.st_mtime_ns <= mine.st_mtime_ns:  # by time where ours was gzipped meanwhile
+                break
+            newer.append(_open(other))
+    except FileNotFoundError:  # a rotation goes on beside us: asked again a moment later
+        for opened in newer:
+            opened.close()
+        return []
+    return newer[::-1]
+
+
+def _open(path: Path) -> BufferedIOBase:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _identity(file: BufferedIOBase) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino
+
+
+def _piece(file: BufferedIOBase) -> bytes:
+    """A line, or a part of one; b"" at the end, also of a gzip file that ends too early."""
+    try:
+        return file.readline(LINE_BYTES)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return b""
+
+
+def _start_of_last(file: BufferedIOBase, lines: int) -> tuple[int, int]:
+    """Where the last `lines` lines begin, and how many there are of them."""
+    if isinstance(file, gzip.GzipFile):
+        return _start_by_reading(file, lines)
+    end = position = file.seek(0, os.SEEK_END)
+    found = 0
+    while position > 0 and lines > 0:
+        begin = max(position - BLOCK_BYTES, 0)
+        file.seek(begin)
+        block = file.read(position - begin)
+        at = len(block) - 1 if position == end and block.endswith(b"\n") else len(block)  # the last one ends a line and begins none
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            found += 1
+            if found == lines:
+                return begin + at + 1, found
+        position = begin
+    return (0, found + 1) if end and lines > 0 else (end, 0)
+
+
+def _start_by_reading(file: gzip.GzipFile, lines: int) -> tuple[int, int]:
+    """The same where one can only read forward."""
+    starts: deque[int] = deque(maxlen=max(lines, 0))
+    position, whole = 0, True
+    while piece := _piece(file):
+        if whole:
+            starts.append(position)
+        position += len(piece)
+        whole = piece.endswith(b"\n")
+    return (starts[0], len(starts)) if starts else (position, 0)

@@ -1,0 +1,368 @@
+"""The programs' output: out of their pipes into `<log_dir>/<program>.log`, without ever holding a program up.
+
+One thread (a lane of its own that runs `_pump` until the end) waits for all pipes. Bytes are spliced into the file in the kernel, unseen.
+Where the end of a line matters (a file that is to be rotated, another instance that waits for its turn in the same file, time stamps),
+tee(2) shows what is in the pipe while it stays there, and then it is moved: so nothing is ever held in our memory that a death could
+lose, and lines of two instances do not mix. Where an instance stops in mid-line and another goes on, a newline is put between.
+A file that cannot be written costs output, never the program: what its pipe does not hold is dropped, counted, and said.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import termios
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from functools import partial
+
+from supervisor.lanes import Lane
+from supervisor.mechanism.logfiles import LINE_BYTES, LogFile, compress, follow, tail
+from supervisor.model import InstanceId, OutputSettings
+
+__all__ = ["Outputs", "follow", "tail"]
+
+CHUNK_BYTES = 1024 * 1024  # moved for one source before the next one has its turn
+PIPE_BYTES = (
+    1024 * 1024
+)  # what an unprivileged user may ask for (/proc/sys/fs/pipe-max-size); only for a pipe that was found half full
+TAIL_BYTES = 4096  # remembered of what an instance wrote last: a traceback and some
+TAILS_LIMIT = 200  # ended instances whose last words are remembered
+RETRY_S = 0.5  # between tries to write a file that could not be written
+HOLD_S = 1.0  # that another instance's open line may hold up this one's lines
+EMPTYING_TURNS = 8  # turns of a source when it is to be emptied, so that one that never stops writing does not stop us
+COMPRESSIONS_LIMIT = 64  # compressions that wait; the next rotation asks for all again
+NOW, NEVER = 0.0, float("inf")  # when a source wants its next turn
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Source:
+    """An instance's pipe. Compared by identity."""
+
+    def __init__(self, id: InstanceId, fd: int, sink: _Sink) -> None:
+        self.id = id
+        self.fd = fd
+        self.sink = sink
+        self.capacity: int = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        self.hung_up = False  # nobody can write to it any more
+        self.held = 0.0  # until when it waits for another's open line; 0 when it does not
+        self.tail = b""
+        self.unseen = 0  # bytes spliced since `tail` was brought up to date: the last ones of the file
+
+
+class _Sink:
+    """A program's file, and who writes to it."""
+
+    def __init__(self, file: LogFile) -> None:
+        self.file = file
+        self.sources: list[_Source] = []
+        self.writer: _Source | None = None  # whose bytes are the last ones in the file
+        self.problem = False  # it could not be written, and that was said
+        self.retry = 0.0  # not tried before this instant
+        self.patience = 0.0  # until then the pipes may hold what comes
+        self.lost = 0  # bytes dropped since
+
+
+class Outputs:
+    """Captures the output of all programs. Its methods may be called from any thread; only `last` and `close` block."""
+
+    def __init__(self, log_dir: str, report: Callable[[str, str], None]) -> None:
+        """report(program, text) gets sentences for people, in the pump's thread."""
+        self._log_dir = log_dir
+        self._report = report
+        self._sinks: dict[str, _Sink] = {}
+        self._sources: dict[int, _Source] = {}
+        self._due: dict[_Source, float] = {}
+        self._tails: dict[InstanceId, bytes] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._closed = False
+        self._stopping = False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._glass = _Glass()
+        self._compressing = Lane("gzip", limit=COMPRESSIONS_LIMIT)
+        self._pumping = Lane("output", limit=1)
+        self._pumping.put(self._pump)
+
+    def attach(self, id: InstanceId, fd: int, settings: OutputSettings) -> None:
+        """Capture what comes out of `fd`, the read end of the instance's pipe, until its end. The descriptor is ours from now on."""
+        self._ask(partial(self._attach, id, fd, settings))
+
+    def update(self, program: str, settings: OutputSettings) -> None:
+        """Take up changed settings, from the next byte on."""
+        self._ask(partial(self._update, program, settings))
+
+    def last(self, id: InstanceId, deadline_s: float = 1.0) -> bytes:
+        """The last TAIL_BYTES or less that the instance wrote, also after its end. Blocks (b"" after `deadline_s`): for a lane."""
+        answer: Future[bytes] = Future()
+        self._ask(lambda: answer.set_result(self._last(id)))
+        try:
+            return answer.result(deadline_s)
+        except TimeoutError:
+            return b""
+
+    def close(self, deadline_s: float) -> bool:
+        """Write what is in the pipes and close them. False when the disk did not take it in time. Blocks."""
+        self._ask(self._stop)
+        self._closed = True  # nobody rings the bell any more: it is closed
+        self._compressing.close()  # what it has begun is begun anew the next time
+        return self._pumping.drain(deadline_s)
+
+    def _ask(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        if not self._closed:
+            os.eventfd_write(self._bell, 1)
+
+    # From here on: the pump's thread.
+
+    def _pump(self) -> None:
+        while not self._stopping:
+            self._turn()
+        for source in tuple(self._sources.values()):
+            self._empty(source)
+        for source in tuple(self._sources.values()):
+            self._end(source)
+        self._epoll.close()
+        self._glass.close()
+        os.close(self._bell)
+
+    def _turn(self) -> None:
+        wait = min(self._due.values(), default=NEVER) - time.monotonic()
+        for fd, mask in self._epoll.poll(None if wait == NEVER else max(wait, 0.0)):
+            if fd == self._bell:
+                os.eventfd_read(self._bell)
+            elif source := self._sources.get(fd):
+                source.hung_up |= bool(mask & select.EPOLLHUP)
+                self._due[source] = NOW
+        while self._commands:
+            self._commands.popleft()()
+        now = time.monotonic()
+        for source in [source for source, instant in self._due.items() if instant <= now]:
+            self._due.pop(source, None)
+            self._serve(source, now)
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def _attach(self, id: InstanceId, fd: int, settings: OutputSettings) -> None:
+        sink = self._sinks.get(id.program)
+        if sink is None:
+            sink = self._sinks[id.program] = _Sink(LogFile(self._log_dir, id.program, settings))
+            self._compress(sink)  # what an earlier life rotated and did not come to
+        sink.file.settings = settings
+        for other in sink.sources:
+            self._recall(other)
+        source = _Source(id, fd, sink)
+        sink.sources.append(source)
+        self._sources[fd] = source
+        os.set_blocking(fd, False)
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)  # edges: bytes that have to wait in the pipe do not wake us again
+        self._due[source] = NOW
+
+    def _update(self, program: str, settings: OutputSettings) -> None:
+        if sink := self._sinks.get(program):
+            sink.file.settings = settings
+
+    def _last(self, id: InstanceId) -> bytes:
+        for source in tuple(self._sources.values()):
+            if source.id == id:
+                self._empty(source)
+                self._recall(source)
+                return source.tail
+        return self._tails.get(id, b"")
+
+    def _empty(self, source: _Source) -> None:
+        """Give it turns until its pipe is empty, but not for ever."""
+        for _ in range(EMPTYING_TURNS):
+            if self._sources.get(source.fd) is source:
+                self._serve(source, time.monotonic())
+
+    def _serve(self, source: _Source, now: float) -> None:
+        """Give it one turn, and write down when it wants the next."""
+        sink = source.sink
+        try:
+            due = self._spill(source, now) if now < sink.retry else self._move(source, now)
+        except BlockingIOError:  # its pipe is empty
+            due = NEVER
+        except OSError as problem:
+            self._stall(sink, problem, now)
+            due = sink.retry
+        if due < NEVER and self._sources.get(source.fd) is source:
+            self._due[source] = due
+
+    def _move(self, source: _Source, now: float) -> float:
+        """One turn of a source whose file can be written."""
+        sink, file = source.sink, source.sink.file
+        if file.ready():
+            for other in sink.sources:
+                other.unseen = 0
+        if sink.writer is not None and sink.writer is not source:
+            self._recall(sink.writer)
+        begins = file.ends_line()
+        if not begins and sink.writer is not source:
+            if not self._glass.look(source.fd):
+                return self._end(source)
+            if self._holds(source, now):
+                return source.held
+            file.put(b"\n")
+            begins = True
+        source.held = 0.0
+        if file.room <= 0 and (begins or file.room < -LINE_BYTES):
+            self._rotate(sink)
+            begins = True
+        moved = self._transfer(source, begins)
+        if not moved:
+            return self._end(source)
+        self._moved(source, moved)
+        return NOW
+
+    def _transfer(self, source: _Source, begins: bool) -> int:
+        """Move bytes from its pipe to the file; the number of those that stand in the file now, 0 at the pipe's end."""
+        file = source.sink.file
+        finishing = not begins and (file.room <= 0 or any(other.held for other in source.sink.sources))
+        if not finishing and not file.settings.timestamps:
+            return file.splice(source.fd, min(CHUNK_BYTES, file.room))
+        data = self._glass.look(source.fd)
+        count = data.find(b"\n", 0 if finishing else file.room - 1) + 1 or len(data)  # up to the line that fills the file
+        if not file.settings.timestamps or not data:
+            return file.splice(source.fd, count)
+        stamped = _stamped(data[:count], begins)
+        file.put(stamped)
+        os.read(source.fd, count)  # after it is written: a death in between doubles it, and loses nothing
+        return len(stamped)
+
+    def _moved(self, source: _Source, count: int) -> None:
+        """Bytes of this source were written."""
+        sink = source.sink
+        sink.writer = source
+        source.unseen += count
+        for other in sink.sources:
+            if other.held:
+                self._due[other] = NOW
+        if count * 2 >= source.capacity:
+            self._widen(source)
+        if sink.problem:
+            self._report(sink.file.program, f"{sink.file.path} is written again; {_size(sink.lost)} of output was lost")
+            sink.problem, sink.lost = False, 0
+
+    def _holds(self, source: _Source, now: float) -> bool:
+        """Whether it should wait for the end of another instance's line: a moment, and not while its own pipe fills up."""
+        source.held = source.held or now + HOLD_S
+        return source.sink.writer is not None and now < source.held and not self._crowded(source)
+
+    def _crowded(self, source: _Source) -> bool:
+        """Whether its pipe is half full and cannot be widened. Half: writes of half a page and a byte fill a page each."""
+        return _waiting(source.fd) * 2 >= source.capacity and not self._widen(source)
+
+    def _widen(self, source: _Source) -> bool:
+        """Give a pipe more room, once. The kernel may refuse it (pipe-user-pages-soft)."""
+        if source.capacity >= PIPE_BYTES:
+            return False
+        try:
+            source.capacity = fcntl.fcntl(source.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            return False
+        return True
+
+    def _stall(self, sink: _Sink, problem: OSError, now: float) -> None:
+        """The file cannot be written."""
+        sink.retry = now + RETRY_S
+        if not sink.problem:
+            why = f"cannot write {sink.file.path}: {problem.strerror}"
+            self._report(sink.file.program, f"{why}; the program goes on, and its output is lost until that is mended")
+            sink.problem, sink.patience = True, sink.retry
+
+    def _spill(self, source: _Source, now: float) -> float:
+        """One turn of a source whose file cannot be written: for a moment its pipe may hold the bytes, then they are dropped."""
+        sink = source.sink
+        if now < sink.patience and not source.hung_up and not self._crowded(source):
+            return sink.retry
+        dropped = os.read(source.fd, CHUNK_BYTES)
+        if not dropped:
+            return self._end(source)
+        self._recall(source)
+        source.tail = (source.tail + dropped)[-TAIL_BYTES:]
+        sink.lost += len(dropped)
+        sink.writer = None  # what comes next does not go on with the file's last line
+        return NOW
+
+    def _end(self, source: _Source) -> float:
+        """Everybody who could write to the pipe is gone, or we are going."""
+        sink = source.sink
+        self._recall(source)
+        self._due.pop(source, None)
+        del self._sources[source.fd]
+        self._epoll.unregister(source.fd)
+        os.close(source.fd)
+        self._tails[source.id] = source.tail
+        while len(self._tails) > TAILS_LIMIT:
+            del self._tails[next(iter(self._tails))]
+        sink.sources.remove(source)
+        if sink.writer is source:
+            sink.writer = None
+        for other in sink.sources:
+            self._due[other] = NOW
+        if not sink.sources:
+            sink.file.close()
+        return NEVER
+
+    def _recall(self, source: _Source) -> None:
+        """Bring its tail up to date with what was spliced unseen: those bytes are still the last of the file."""
+        if source.unseen:
+            source.tail = (source.tail + source.sink.file.last(min(source.unseen, TAIL_BYTES)))[-TAIL_BYTES:]
+            source.unseen = 0
+
+    def _rotate(self, sink: _Sink) -> None:
+        for source in sink.sources:
+            self._recall(source)
+        sink.file.rotate()
+        self._compress(sink)
+
+    def _compress(self, sink: _Sink) -> None:
+        if sink.file.settings.compress:
+            self._compressing.put(compress, sink.file.path)
+
+
+class _Glass:
+    """Looks into a pipe without taking anything out: tee(2) into a pipe of our own, which is then read."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._capacity = fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:  # then it looks less far
+            self._capacity = fcntl.fcntl(self._write, fcntl.F_GETPIPE_SZ)
+
+    def look(self, fd: int) -> bytes:
+        """The next bytes in the pipe; b"" at its end. Raises BlockingIOError when it is empty."""
+        count = _libc.tee(fd, self._write, self._capacity, os.SPLICE_F_NONBLOCK)
+        if count < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return os.read(self._read, count) if count else b""
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+def _stamped(data: bytes, begins: bool) -> bytes:
+    """Each line that begins in `data` after the time, in UTC, and a space."""
+    stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z ").encode()
+    return (stamp if begins else b"") + data[:-1].replace(b"\n", b"\n" + stamp) + data[-1:]
+
+
+def _waiting(fd: int) -> int:
+    """Bytes in a pipe."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), "little")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1000 else f"{count} bytes"
