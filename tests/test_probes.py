@@ -134,6 +134,11 @@ def test_http_what_is_no_answer_is_said(data: bytes, spoke: bool, text: str) -> 
     assert (outcome.answered, outcome.spoke, outcome.text) == (False, spoke, text)
 
 
+def test_http_what_we_cannot_even_send_is_unknown() -> None:
+    outcome = asyncio.run(answer(HttpTarget(("", 0), "shop\nX: y", "/"), silent))
+    assert (outcome.answered, outcome.text.startswith("GET /: cannot be asked: ")) == (None, True)
+
+
 def test_http_silence_ends_at_the_timeout() -> None:
     outcome = asyncio.run(answer(HEALTH, silent, timeout_s=SOON_S))
     assert (outcome.answered, outcome.spoke) == (False, False)
@@ -374,6 +379,8 @@ def program(**health: Any) -> ProgramSettings:
         ({"http": "http://shop.test"}, [], (HttpTarget(("shop.test", 80), "shop.test", "/"),)),
         ({"http": "http://[::]:81/a?b#c"}, [], (HttpTarget(("::1", 81), "[::]:81", "/a?b"),)),
         ({"http": "https://u:p@shop.test/"}, [], (HttpTarget(("shop.test", 443), "shop.test", "/", tls=True),)),
+        ({"http": "/käse?q=ä%20b"}, ["/s"], (HttpTarget("/s", "localhost", "/k%C3%A4se?q=%C3%A4%20b"),)),
+        ({"http": "http://käse.test:81/ä"}, [], (HttpTarget(("käse.test", 81), "xn--kse-qla.test:81", "/%C3%A4"),)),
         ({"tcp": "0.0.0.0:8000"}, [], (TcpTarget(("127.0.0.1", 8000)),)),
         ({"tcp": "[::1]:1"}, [], (TcpTarget(("::1", 1)),)),
         ({"command": ("check",)}, [], (CommandTarget(("check",), "/srv", (("A", "b"),), "nobody"),)),
@@ -455,19 +462,22 @@ def test_command_runs_as_the_program_does(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("NOTIFY_SOCKET", "/not/for/probes")
     monkeypatch.setenv("OURS", "1")
     target = CommandTarget(
-        ("/bin/sh", "-c", 'echo "$PWD $(umask) $OURS$THEIRS<$NOTIFY_SOCKET> $(id -u):$(id -g)"'),
+        ("/bin/sh", "-c", 'echo "$PWD $(umask) $OURS$THEIRS<$NOTIFY_SOCKET> $(id -u):$(id -g) $USER"'),
         "/usr",
         env=(("THEIRS", "2"),),
-        user="nobody" if os.getuid() == 0 else "",
+        user="65534" if os.getuid() == 0 else "",
         umask=0o027,
     )
     outcome = asyncio.run(ask_command(target, timeout_s=LONG_S))
-    identity = "65534:65534" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
+    identity = "65534:65534 nobody" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()} {os.environ.get('USER', '')}"
     assert f'"/usr 0027 12<> {identity}") in' in outcome.text
 
 
 @pytest.mark.usefixtures("no_children")
-@pytest.mark.parametrize("change", [{"command": ("/no/such/command",)}, {"directory": "/no/such"}, {"user": "no-such-user-here"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"command": ("/no/such",)}, {"directory": "/no/such"}, {"user": "no-such"}, {"group": "no-such"}, {"command": ("sh", "\0")}],
+)
 def test_command_that_cannot_be_run_is_unknown(change: dict[str, Any]) -> None:
     target = CommandTarget(**({"command": ("/bin/true",), "directory": "/"} | change))
     outcome = asyncio.run(ask_command(target, timeout_s=LONG_S))

@@ -25,12 +25,13 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import h11
 
@@ -39,9 +40,7 @@ from supervisor.mechanism import tree
 from supervisor.model import InstanceId, ProgramSettings
 
 LATE_S = 0.5  # a timeout that comes this much too late says that our own loop was stuck, and nothing of the server
-FIRST_STEP_S = (
-    0.005  # who accepted is asked after this long, then at twice the distance: accepting takes some 0.1 ms on an idle host
-)
+FIRST_STEP_S = 0.005  # who accepted is asked after this long, then each time after twice as long
 LAST_STEP_S = 0.1
 HEADERS_LIMIT_BYTES = 16 * 1024
 BODY_LIMIT_BYTES = 64 * 1024  # read and thrown away, so that a server that is still writing sees no reset
@@ -169,14 +168,20 @@ def _http_target(url: str, held: Sequence[Address]) -> HttpTarget:
         if not held:
             raise ValueError(f"http = {url!r} is asked on the program's first held socket, and it has none")
         address = held[0]
-        return HttpTarget(address, "localhost" if isinstance(address, str) else _host_header(*address), url)
+        return HttpTarget(address, "localhost" if isinstance(address, str) else _host_header(*address), _ascii(url))
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is no http address: write /path, or http://host:port/path")
     tls = parts.scheme == "https"
     address = (_reachable(parts.hostname), parts.port or (443 if tls else 80))
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.encode("idna").decode()
     path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-    return HttpTarget(address, parts.netloc.rpartition("@")[2], path, tls)
+    return HttpTarget(address, host if parts.port is None else f"{host}:{parts.port}", _ascii(path), tls)
+
+
+def _ascii(path: str) -> str:
+    """A path and query as they may be sent: what is no character of an address is spelled %C3%A4."""
+    return quote(path, safe="/?&=%:@!$'()*+,;~[]")
 
 
 def _host_header(host: str, port: int) -> str:
@@ -300,6 +305,8 @@ class _Question:
                 return self.unknown(f"cannot be asked: {_words(problem)}")
             case OSError():
                 text = _words(problem)
+            case h11.LocalProtocolError():
+                return self.unknown(f"cannot be asked: {problem}")
             case _:
                 text = "no http answer" if self.spoke else "closed without an answer"
         return Outcome(self.at, took_s, False, f"{self.name}: {text}", spoke=self.spoke)
@@ -553,7 +560,7 @@ async def ask_command(target: CommandTarget, *, timeout_s: float) -> Outcome:
     starting = _spawn_lane.run(_start, target, deadline_s=timeout_s, late=_discard)
     try:
         command = _Command(target, await asyncio.shield(starting))
-    except (OSError, LookupError, subprocess.SubprocessError, LaneError) as problem:
+    except (OSError, LookupError, ValueError, subprocess.SubprocessError, LaneError) as problem:
         return question.unknown(f"cannot be run: {problem}")
     except asyncio.CancelledError:
         starting.add_done_callback(functools.partial(_end_unwanted, target))
@@ -614,7 +621,7 @@ class _Command:
 
 def _start(target: CommandTarget) -> _Started:
     """Blocks until the command is executed, which a dead mount may delay for ever."""
-    user, group, groups = _identity(target)
+    identity = _identity(target)
     output, writer = os.pipe2(os.O_CLOEXEC)
     try:
         os.set_blocking(output, False)
@@ -624,14 +631,14 @@ def _start(target: CommandTarget) -> _Started:
             stdout=writer,
             stderr=writer,
             cwd=target.directory,
-            env=_environment(target),
+            env=_environment(target, identity),
             start_new_session=True,
             umask=target.umask,
-            user=user,
-            group=group,
-            extra_groups=groups,
+            user=identity.uid,
+            group=identity.gid,
+            extra_groups=identity.groups,
         )
-    except (OSError, LookupError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         os.close(output)
         raise
     finally:
@@ -674,20 +681,34 @@ def _end_unwanted(target: CommandTarget, starting: asyncio.Future[_Started]) -> 
 
 def _kill_group(pid: int) -> None:
     """SIGKILL to the group of a leader that is not reaped yet, so that the number is still its own."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone, or become another user's
         os.killpg(pid, signal.SIGKILL)
 
 
-def _identity(target: CommandTarget) -> tuple[int | None, int | None, list[int] | None]:
-    """User, group and further groups to run as; None leaves ours. Raises LookupError for an unknown one. May block on NSS."""
-    group = grp.getgrnam(target.group).gr_gid if target.group else None
+class _Identity(NamedTuple):
+    """Whom a command runs as; None leaves ours."""
+
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
+    env: tuple[tuple[str, str], ...] = ()
+
+
+def _identity(target: CommandTarget) -> _Identity:
+    """The program's user, group and further groups. Raises LookupError for an unknown one. May block on NSS."""
+    gid = None
+    if target.group:
+        gid = int(target.group) if target.group.isdecimal() else grp.getgrnam(target.group).gr_gid
     if not target.user:
-        return None, group, None
-    entry = pwd.getpwnam(target.user)
-    group = entry.pw_gid if group is None else group
-    return entry.pw_uid, group, os.getgrouplist(target.user, group)
+        return _Identity(gid=gid)
+    user = pwd.getpwuid(int(target.user)) if target.user.isdecimal() else pwd.getpwnam(target.user)
+    gid = user.pw_gid if gid is None else gid
+    env = (("HOME", user.pw_dir), ("USER", user.pw_name), ("LOGNAME", user.pw_name))
+    return _Identity(user.pw_uid, gid, tuple(os.getgrouplist(user.pw_name, gid)), env)
 
 
-def _environment(target: CommandTarget) -> dict[str, str]:
-    """Reviver's own and the program's; without NOTIFY_SOCKET, for a probe must not speak for the program."""
-    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"} | dict(target.env)
+def _environment(target: CommandTarget, identity: _Identity) -> dict[str, str]:
+    """What the program is given (`launch`), but for NOTIFY_SOCKET: a probe must not speak for the program."""
+    ours = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    ours["PATH"] = f"{ours.get('PATH', os.defpath)}:{os.path.dirname(sys.executable)}"
+    return ours | dict(identity.env) | dict(target.env)
