@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisor.model import Looked
-from supervisor.policy import fleet as policy
 from tests.sim.agenda import START
 from tests.sim.mischief import LAST_COMMANDS_S, Calm, Mischief, not_converged
 from tests.sim.plan import make_plan
 from tests.sim.spelling import spell
-from tests.sim.world import EFFECT, QUIET_S, QUIET_TURNS, Reborn, Step, World, reborn, round_trip
+from tests.sim.world import EFFECT, QUIET_S, QUIET_TURNS, Policy, World, round_trip
 
 LINES = 30
 FAULTS_S = 120.0
@@ -34,9 +33,9 @@ class Outcome:
         return "\n".join((f"seed {self.seed}: {self.problem}", *self.story))
 
 
-def run_seed(seed: int, faults_s: float = FAULTS_S, step: Step = policy.step, reborn: Reborn = reborn) -> Outcome:
+def run_seed(seed: int, faults_s: float = FAULTS_S, policy: Policy | None = None) -> Outcome:
     """Run the world of `seed`: `faults_s` virtual seconds of mischief, then calm."""
-    world = World(make_plan(seed), step, reborn)
+    world = World(make_plan(seed), policy or Policy())
     problem = _run(world, faults_s)
     lines = tuple(_telling(list(world.story))) if problem else ()
     return Outcome(seed, problem, lines[-LINES:], world.agenda.now - START, world.turns, world.ledger.spawns, world.ledger.kills)

@@ -49,9 +49,20 @@ def spell(thing: object) -> str:
 
 def _settings(settings: ProgramSettings) -> str:
     hang, restart, relief = settings.hang, settings.restart, settings.relief
-    return (
-        f"(x{settings.instances}+{relief.extra} after={','.join(settings.after)} "
-        f"start={settings.health.start_s:g} grace={settings.grace_s:g} certain={hang.certain_s:g} blocked={hang.blocked_s} act={hang.act.value} retire={relief.retire.value} relief={relief.budget} "
-        f"when={restart.when.value} limit={restart.limit_s:g} budget={restart.budget}/{restart.window_s:g} healthy={restart.healthy_s:g} "
-        f"rollback={settings.release.rollback})"
+    words = (
+        f"x{settings.instances}+{relief.extra}",
+        f"after={','.join(settings.after)}",
+        f"start={settings.health.start_s:g}",
+        f"grace={settings.grace_s:g}",
+        f"certain={hang.certain_s:g}",
+        f"blocked={hang.blocked_s}",
+        f"act={hang.act}",
+        f"retire={relief.retire}",
+        f"relief={relief.budget}",
+        f"when={restart.when}",
+        f"limit={restart.limit_s:g}",
+        f"budget={restart.budget}/{restart.window_s:g}",
+        f"healthy={restart.healthy_s:g}",
+        f"rollback={settings.release.rollback}",
     )
+    return f"({' '.join(words)})"

@@ -53,7 +53,6 @@ from tests.sim.servers import Phase, Request, Server, Site, Sort
 from tests.sim.watcher import RESTLESS, TICK_S, look
 
 Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
-Reborn = Callable[[Fleet], Fleet]
 
 STOP_SLACK_S = 5.0  # beyond the grace
 CRASHES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)  # what a defect of policy raises
@@ -74,6 +73,16 @@ def reborn(record: Fleet) -> Fleet:
     return Fleet(incidents=record.incidents, numbers={**record.numbers, **started})
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is simulated: the real one, or one with a planted defect."""
+
+    step: Step = policy.step
+    drained: Callable[[Fleet], bool] = policy.drained
+    reborn: Callable[[Fleet], Fleet] = reborn
+    ends_leftovers: bool = True  # a new supervisor ends the trees that the dead one left
+
+
 @dataclass(slots=True)
 class Config:
     """What the operator's file says of one program now."""
@@ -85,7 +94,7 @@ class Config:
 class World:
     """Everything of one seed."""
 
-    def __init__(self, plan: Plan, step: Step = policy.step, reborn: Reborn = reborn) -> None:
+    def __init__(self, plan: Plan, policy: Policy) -> None:
         self.plan = plan
         self.random = Random(plan.seed * 7919 + 1)
         self.agenda = Agenda()
@@ -103,8 +112,7 @@ class World:
         self.blind_until = 0.0
         self.turns = 0
         self.story: deque[tuple[float, str, object]] = deque(maxlen=STORY_LINES)
-        self._step = step
-        self._reborn = reborn
+        self._policy = policy
         self._life = 0  # of the supervisor: what was on its way to an earlier one is lost
         self._up = False
         self._pid = 100
@@ -154,7 +162,7 @@ class World:
         before = self.fleet
         self._tell("", event)
         try:
-            after, effects, wake = self._step(before, event, now)
+            after, effects, wake = self._policy.step(before, event, now)
         except CRASHES as error:
             self._fail(f"step raised {error!r}")
             return
@@ -163,7 +171,7 @@ class World:
             self._tell(EFFECT, effect)
         if self._at_once > TURNS_AT_ONCE:
             self._fail(f"it spins: {self._at_once} turns at one instant")
-        if problem := broken_rule(Turn(before, event, after, effects, wake, now, self._step), self.ledger, self.sites):
+        if problem := broken_rule(Turn(before, event, after, effects, wake, now, self._policy.step), self.ledger, self.sites):
             self._fail(problem)
         self.record = after
         life = self._life
@@ -174,8 +182,10 @@ class World:
                 return
             self._perform(effect)
         self._arm(wake)
-        if policy.drained(after):
+        if self._policy.drained(after):
             self._ended()
+        elif after.draining and not any(p.instances for p in after.programs.values()):
+            self._fail("nothing lives, and the shutdown is not over")
 
     def send(self, event: Event, delay_s: float) -> None:
         """An event on its way; it is lost when the supervisor dies before it arrives."""
@@ -205,13 +215,15 @@ class World:
             for server in list(site.servers.values()):
                 if server.alive and (server.id not in named or named[server.id].pid != server.pid):
                     self._fail(f"{server.id} lives, and the record of the dead supervisor does not name it")
+                if not self._policy.ends_leftovers:
+                    continue
                 server.frozen = ""
                 site.end(server, -9, 0)
                 site.servers.pop(server.id, None)
         self.ledger.new_life(self.agenda.now)
         self._up = True
         self._shutdown = None
-        self.fleet = self._reborn(self.record)
+        self.fleet = self._policy.reborn(self.record)
         self.apply()
 
     def _arm(self, wake: float | None) -> None:

@@ -1,0 +1,326 @@
+"""Planted defects, the classics of this field: the simulation has to find each of them, else it proves nothing.
+
+A mutant takes the real policy and gives a broken one. Most wrap `step` and distort what goes in or comes out, so that they do not
+depend on how policy is written inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from supervisor.model import (
+    Act,
+    Answered,
+    Applied,
+    Blame,
+    Candidate,
+    Effect,
+    Event,
+    Exited,
+    Fleet,
+    Instance,
+    InstanceId,
+    Kill,
+    Look,
+    Looked,
+    Program,
+    ProgramSettings,
+    ShutdownAsked,
+    Signal,
+    SpawnFailed,
+    State,
+    Tell,
+    Wanted,
+    Woke,
+)
+from tests.sim.world import Policy
+
+Result = tuple[Fleet, tuple[Effect, ...], float | None]
+Change = Callable[[ProgramSettings], ProgramSettings]
+
+
+def _with_program(fleet: Fleet, program: Program) -> Fleet:
+    return replace(fleet, programs={**fleet.programs, program.settings.name: program})
+
+
+def _with_instance(fleet: Fleet, instance: Instance) -> Fleet:
+    program = fleet.programs[instance.id.program]
+    instances = tuple(instance if i.id == instance.id else i for i in program.instances)
+    return _with_program(fleet, replace(program, instances=instances))
+
+
+def backoff_without_a_timer(policy: Policy) -> Policy:
+    """A program that waits for its next start is not woken."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        fleet, effects, _ = policy.step(fleet, event, now)
+        wakes = {name: wake for name, wake in fleet.wakes.items() if fleet.programs[name].instances}
+        return replace(fleet, wakes=wakes), effects, min(wakes.values(), default=None)
+
+    return replace(policy, step=step)
+
+
+def no_id_check(policy: Policy) -> Policy:
+    """News of an instance that is gone is taken for news of the oldest that lives."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        if isinstance(event, Exited | Looked | Answered):
+            program = fleet.programs.get(event.id.program)
+            living = [i.id for i in program.instances] if program is not None else []
+            if living and event.id not in living:
+                event = replace(event, id=min(living))
+        return policy.step(fleet, event, now)
+
+    return replace(policy, step=step)
+
+
+def number_reused(policy: Policy) -> Policy:
+    """A new supervisor counts from one again."""
+    return replace(policy, reborn=lambda record: Fleet(incidents=record.incidents))
+
+
+def trees_left_running(policy: Policy) -> Policy:
+    """A new supervisor starts everything a second time beside what lives."""
+    return replace(policy, ends_leftovers=False)
+
+
+def _deceived(policy: Policy, there: Change, back: Change) -> Policy:
+    """Policy sees other settings than the operator wrote."""
+
+    def changed(fleet: Fleet, change: Change) -> Fleet:
+        programs = {name: replace(program, settings=change(program.settings)) for name, program in fleet.programs.items()}
+        return replace(fleet, programs=programs)
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        if isinstance(event, Applied):
+            candidates = tuple(Candidate(there(c.settings), c.release, c.directory) for c in event.programs)
+            event = replace(event, programs=candidates)
+        after, effects, wake = policy.step(changed(fleet, there), event, now)
+        return changed(after, back), effects, wake
+
+    return replace(policy, step=step)
+
+
+def relief_budget_ignored(policy: Policy) -> Policy:
+    """Relief after relief, as often as somebody is suspect."""
+
+    def by(count: int) -> Change:
+        return lambda s: replace(s, relief=replace(s.relief, budget=s.relief.budget + count))
+
+    return _deceived(policy, by(1000), by(-1000))
+
+
+def ceiling_ignored(policy: Policy) -> Policy:
+    """One more than allowed may live."""
+
+    def by(count: int) -> Change:
+        return lambda s: replace(s, relief=replace(s.relief, extra=s.relief.extra + count))
+
+    return _deceived(policy, by(1), by(-1))
+
+
+def busy_one_killed(policy: Policy) -> Policy:
+    """A suspect beside its relief is given no more patience than one that is alone."""
+
+    def by(factor: float) -> Change:
+        return lambda s: replace(s, hang=replace(s.hang, certain_s=s.hang.certain_s * factor))
+
+    return _deceived(policy, by(0.25), by(4.0))
+
+
+def booting_killed(policy: Policy) -> Policy:
+    """A start has half the time it was promised."""
+
+    def by(factor: float) -> Change:
+        return lambda s: replace(s, health=replace(s.health, start_s=s.health.start_s * factor))
+
+    return _deceived(policy, by(0.5), by(2.0))
+
+
+def told_to_tell_heals(policy: Policy) -> Policy:
+    """hang.act = "tell" is not heard."""
+    mark_s = 2.0**20  # in the grace, so that the way back is known
+
+    def there(s: ProgramSettings) -> ProgramSettings:
+        return replace(s, grace_s=s.grace_s + mark_s, hang=replace(s.hang, act=Act.HEAL)) if s.hang.act is Act.TELL else s
+
+    def back(s: ProgramSettings) -> ProgramSettings:
+        return replace(s, grace_s=s.grace_s - mark_s, hang=replace(s.hang, act=Act.TELL)) if s.grace_s >= mark_s else s
+
+    return _deceived(policy, there, back)
+
+
+def both_retired(policy: Policy) -> Policy:
+    """As soon as the new one is ready, all the others go."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        fleet, effects, wake = policy.step(fleet, event, now)
+        if isinstance(event, Answered) and any(isinstance(effect, Signal) for effect in effects):
+            program = fleet.programs[event.id.program]
+            for other in program.instances:
+                if other.state is State.READY and other.id != event.id:
+                    gone = replace(other, state=State.RETIRING, since=now, asked=now, why="planted")
+                    fleet = _with_instance(fleet, gone)
+                    effects = (*effects, Signal(other.id, program.settings.stop))
+        return fleet, effects, wake
+
+    return replace(policy, step=step)
+
+
+def rollback_loop(policy: Policy) -> Policy:
+    """A build that was given up is tried again after a while."""
+    lost: dict[str, tuple[float, Program]] = {}
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        after, effects, wake = policy.step(fleet, event, now)
+        for name, program in after.programs.items():
+            before = fleet.programs.get(name)
+            if isinstance(event, Applied):
+                lost.pop(name, None)
+            elif before is not None and before.build.number > program.build.number:
+                lost[name] = (now, before)
+            elif name in lost and now - lost[name][0] > 3.0:
+                after = _with_program(after, replace(program, build=lost.pop(name)[1].build, trial=None))
+        return after, effects, wake
+
+    return replace(policy, step=step)
+
+
+def shutdown_waits_for_backoff(policy: Policy) -> Policy:
+    """The end is not seen while a program waits for its next start."""
+
+    def drained(fleet: Fleet) -> bool:
+        waits = any(p.wanted is Wanted.UP and p.failed is not None and not p.instances for p in fleet.programs.values())
+        return policy.drained(fleet) and not waits
+
+    return replace(policy, drained=drained)
+
+
+def shutdown_forgets_the_order(policy: Policy) -> Policy:
+    """Everybody is asked to stop at once."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        if not isinstance(event, ShutdownAsked):
+            return policy.step(fleet, event, now)
+        orders = {name: p.settings.after for name, p in fleet.programs.items()}
+        after, effects, wake = policy.step(_without_order(fleet), event, now)
+        for name, program in after.programs.items():
+            after = _with_program(after, replace(program, settings=replace(program.settings, after=orders[name])))
+        return after, effects, wake
+
+    return replace(policy, step=step)
+
+
+def _without_order(fleet: Fleet) -> Fleet:
+    for program in fleet.programs.values():
+        fleet = _with_program(fleet, replace(program, settings=replace(program.settings, after=())))
+    return fleet
+
+
+def killed_once(policy: Policy) -> Policy:
+    """SIGKILL is sent once, and then nothing any more."""
+    killed: set[InstanceId] = set()
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        fleet, effects, wake = policy.step(fleet, event, now)
+        kept = tuple(e for e in effects if not (isinstance(e, Kill) and e.id in killed))
+        killed.update(e.id for e in kept if isinstance(e, Kill))
+        return fleet, kept, wake
+
+    return replace(policy, step=step)
+
+
+def killed_without_a_timer(policy: Policy) -> Policy:
+    """Nobody comes back to one that was killed."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        fleet, effects, _ = policy.step(fleet, event, now)
+        dying = {name for name, p in fleet.programs.items() if any(i.state is State.KILLING for i in p.instances)}
+        wakes = {name: wake for name, wake in fleet.wakes.items() if name not in dying}
+        return replace(fleet, wakes=wakes), effects, min(wakes.values(), default=None)
+
+    return replace(policy, step=step)
+
+
+def timer_kills(policy: Policy) -> Policy:
+    """When a suspect's time has come it is killed, without looking whether it still hangs."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        fleet, effects, wake = policy.step(fleet, event, now)
+        if isinstance(event, Woke):
+            for look in [e for e in effects if isinstance(e, Look)]:
+                instance = next(i for i in fleet.programs[look.id.program].instances if i.id == look.id)
+                if instance.state is State.SUSPECT:
+                    dying = replace(instance, state=State.KILLING, since=now, blame=Blame.HANG, tries=1, tried=now, why="planted")
+                    fleet = _with_instance(fleet, dying)
+                    effects = (*(e for e in effects if e is not look), Kill(look.id))
+        return fleet, effects, wake
+
+    return replace(policy, step=step)
+
+
+def old_looks_believed(policy: Policy) -> Policy:
+    """A look that was long on its way counts as if it were new."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        return policy.step(fleet, replace(event, at=now) if isinstance(event, Looked) else event, now)
+
+    return replace(policy, step=step)
+
+
+def told_twice(policy: Policy) -> Policy:
+    """A message is sent again with the next one."""
+    last: list[Tell] = []
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        fleet, effects, wake = policy.step(fleet, event, now)
+        told = [effect for effect in effects if isinstance(effect, Tell)]
+        if told:
+            effects = (*effects, *last)
+            last[:] = told[:1]
+        return fleet, effects, wake
+
+    return replace(policy, step=step)
+
+
+def started_twice(policy: Policy) -> Policy:
+    """A start that failed is also tried again at once: the retry in place beside the backoff."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        if isinstance(event, Exited | SpawnFailed) and event.id.program in fleet.programs:
+            program = fleet.programs[event.id.program]
+            fleet = _with_program(fleet, replace(program, failed=None))
+            after, effects, wake = policy.step(fleet, event, now)
+            heard = after.programs.get(event.id.program)
+            if heard is not None and heard.failed is not None:
+                hasty = _with_program(after, replace(heard, failed=None, crash_loop=False))
+                after, more, wake = policy.step(replace(hasty, wakes={event.id.program: now}), Woke(), now)
+                effects = (*effects, *more)
+            return after, effects, wake
+        return policy.step(fleet, event, now)
+
+    return replace(policy, step=step)
+
+
+MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
+    backoff_without_a_timer,
+    no_id_check,
+    number_reused,
+    trees_left_running,
+    relief_budget_ignored,
+    ceiling_ignored,
+    busy_one_killed,
+    booting_killed,
+    told_to_tell_heals,
+    both_retired,
+    rollback_loop,
+    shutdown_waits_for_backoff,
+    shutdown_forgets_the_order,
+    killed_once,
+    killed_without_a_timer,
+    timer_kills,
+    old_looks_believed,
+    told_twice,
+    started_twice,
+)
