@@ -211,6 +211,21 @@ def test_exit_of_a_leader_ends_what_it_left_in_its_session() -> None:
     in_world(test)
 
 
+def test_exit_of_a_leader_ends_what_wiped_its_environment() -> None:
+    """The session still shows whose it is."""
+
+    async def test(world: World) -> None:
+        child = world.start("/bin/sh", "-c", "env -i sh -c 'echo $$; exec sleep 30' & wait")
+        pid = int(await world.said(child, b"\n"))
+        pidfd = os.pidfd_open(pid)
+        world.reaper.signal(ID, "TERM")
+        assert (await world.next()).left == 0
+        assert gone_within(pidfd, 0)
+        os.close(pidfd)
+
+    in_world(test)
+
+
 def test_exit_of_a_leader_ends_its_daemons() -> None:
     async def test(world: World) -> None:
         child = await world.start_python(DAEMONS)
@@ -317,6 +332,7 @@ def test_kill_that_does_not_end_all_is_answered_once_it_does(monkeypatch: pytest
         child = world.start("/bin/sh", "-c", "sleep 30 & exit 7")
         assert await world.next() == Exited(ID, 7, 2, "exit code 7")
         world.reaper.kill(ID)
+        world.reaper.kill(ID)  # while that is being done: nothing more is asked
         await world.lane.run(int, deadline_s=DEADLINE_S)  # behind it in the same lane
         assert lefts == [0]
         assert world.events.empty()
@@ -357,10 +373,11 @@ def test_kill_does_not_hold_up_the_loop() -> None:
 # --- the dead -------------------------------------------------------------------------------------------------------------------
 
 
-def test_dead_orphans_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its session at once, of other sessions after a while; and the helpers of others in this process never too early."""
+@pytest.mark.parametrize(("script", "stranger_s"), [("(true &)", 1e9), ("setsid -f true", 0.05)], ids=["session", "stranger"])
+def test_dead_orphans_are_reaped(monkeypatch: pytest.MonkeyPatch, script: str, stranger_s: float) -> None:
+    """Of a watched session at once, of another after a while."""
     monkeypatch.setattr(reap, "SWEEP_S", 0.01)
-    monkeypatch.setattr(reap, "STRANGER_S", 0.05)
+    monkeypatch.setattr(reap, "STRANGER_S", stranger_s)
     sweep = Reaper._sweep
 
     async def test(world: World) -> None:
@@ -371,7 +388,7 @@ def test_dead_orphans_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
             swept.set()
 
         monkeypatch.setattr(Reaper, "_sweep", watched)
-        child = world.start("/bin/sh", "-c", "(true &); setsid -f true; echo ready; exec sleep 30")
+        child = world.start("/bin/sh", "-c", f"{script}; echo ready; exec sleep 30")
         await world.said(child, b"ready")
         while set(tree.orphans()) - {child.pid}:
             swept.clear()
