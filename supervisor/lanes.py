@@ -55,7 +55,7 @@ class Lane:
         """Run `call(*args)` in the lane and give its result, or its exception, to the loop that asks.
 
         deadline_s  from now; then the future raises LaneError
-        late        gets the result of a call that came back after its deadline, in the lane's thread: to undo what it did
+        late        gets the result that nobody waits for any more (the deadline passed, or who asked was cancelled): to undo what was done
         raises      LaneError (in the future) when the queue is full or the deadline passes
         """
         loop = asyncio.get_running_loop()
@@ -150,8 +150,8 @@ def _answer(job: _Call[Any], result: Any, error: Exception | None) -> None:
     assert job.result is not None
     if job.timer is not None:
         job.timer.cancel()
-    if job.result.done():
-        if job.late is not None and error is None and job.given_up:
+    if job.result.done():  # the deadline passed meanwhile, or who asked was cancelled
+        if job.late is not None and error is None:
             job.late(result)
     elif error is not None:
         job.result.set_exception(error)
