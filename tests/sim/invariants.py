@@ -358,6 +358,19 @@ def _unjust_hang(kill: Kill, server: Server, instance: Instance, program: Progra
     return ""
 
 
+def old_looks_change_nothing(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """A look that was long on its way, or that knows nothing, moves no instance that serves or is suspect."""
+    event = turn.event
+    if not isinstance(event, Looked) or (turn.now - event.at <= FRESH_S + EPSILON_S and event.since is not None):
+        return ""
+    before, after = turn.before.programs.get(event.id.program), turn.after.programs.get(event.id.program)
+    was = next((i.state for i in before.instances if i.id == event.id), None) if before is not None else None
+    now = next((i.state for i in after.instances if i.id == event.id), None) if after is not None else None
+    if was in (State.READY, State.SUSPECT) and now is not was:
+        return f"{event.id} was {was} and is {now} by a look of {turn.now - event.at:.1f} s ago"
+    return ""
+
+
 def tell_does_not_heal(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """With hang.act = "tell" no suspect is retired or relieved (kills are judged by `kills_are_just`)."""
     if isinstance(turn.event, _COMMANDS):
@@ -602,6 +615,7 @@ RULES: tuple[Rule, ...] = (
     effects_name_the_living,
     gate_opens_once_recorded,
     kills_are_just,
+    old_looks_change_nothing,
     tell_does_not_heal,
     what_waits_is_armed,
     ready_falls_for_a_reason,
