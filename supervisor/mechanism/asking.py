@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from statistics import median
 
 from supervisor.mechanism.probes import CommandTarget, Outcome, Target, Whose, ask
 
-USUAL_COUNT = 8  # answers from which the usual time is taken: the longest of them
+USUAL_COUNT = 8  # answers from which the usual time is taken, their median: one slow answer makes no habit
+
+LATE_S = 0.25  # an answer that takes this much longer than usual is odd
 
 
 class Asker:
@@ -54,7 +57,7 @@ class Asker:
         first = self.targets[0] if self.targets else None
         candidates = [] if self.failed is None else [self.failed]
         if first in self._asked and not isinstance(first, CommandTarget):  # a command takes the time that it takes
-            candidates.append(self._asked[first] + max(self._usual_s, default=0.0))
+            candidates.append(self._asked[first] + (median(self._usual_s) if self._usual_s else 0.0))
         return min(candidates, default=None)
 
     def ask(self, now: float, timeout_s: float, whose: Callable[[Target], Whose | None]) -> None:
@@ -67,6 +70,16 @@ class Asker:
     def doubt(self) -> None:
         """From now on another instance may answer what is being asked without attribution: then the answer says nothing of this one."""
         self._doubted.update(self._tasks)
+
+    def absolve(self, at: float) -> None:
+        """It moved at this instant: what was asked before and failed says nothing any more."""
+        self.passed = 0
+        if self.failed is not None and self.failed <= at:
+            self.failed = None
+
+    def settle(self) -> None:
+        """It has become ready: what answers took while it started is no habit."""
+        self._usual_s.clear()
 
     def retarget(self, targets: tuple[Target, ...]) -> None:
         if targets != self.targets:
@@ -90,10 +103,12 @@ class Asker:
         if self._tasks.get(target) is not asyncio.current_task():
             return  # it was given up, and another may be under way
         del self._tasks[target], self._asked[target]
-        doubted = target in self._doubted and whose is None
+        doubted = target in self._doubted and whose is None and (outcome.answered or outcome.spoke)
         self._doubted.discard(target)
-        if not (doubted and (outcome.answered or outcome.spoke)):
+        if not doubted:
             self._take(target, outcome)
+        elif outcome.took_s >= LATE_S and self.failed is None:  # it did not answer while it was alone: that stands
+            self.failed = outcome.at
         self._heard()
 
     def _take(self, target: Target, outcome: Outcome) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import vitals
-from supervisor.mechanism.asking import Asker
+from supervisor.mechanism.asking import LATE_S, Asker
 from supervisor.mechanism.listening import Found, Listening, find
 from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, targets
 from supervisor.mechanism.sockdiag import SockDiag
@@ -53,7 +53,6 @@ DENSE_S = 0.1  # between two looks when something is odd
 DENSE_FOR_S = 15.0  # then it is decided, or lasting: FACTS of cost, 60 CPU s per hour at this rate
 LASTING_LOOK_S = 0.25  # between two looks at a suspect after that, and between two posts about it
 LOOK_SHARE = 20  # a look at connections takes at most this part of the time (1/20), however many they are
-LATE_ANSWER_S = 0.25  # an answer that is this much later than usual is odd
 LAG_S = 0.5  # our own loop late by this: nothing is concluded
 BLIND_S = 1.0  # for so long after it
 START_ASK_S = ((3.0, 0.05), (20.0, 0.1), (math.inf, 0.25))  # until an age, between two questions to one that starts
@@ -102,10 +101,18 @@ class _Instance:
         self.hot = False
         self.waits: frozenset[int] = frozenset()  # processes in state D at the last sample
 
+    @property
+    def doubted(self) -> float | None:
+        """Since when it was found silent, if it was and has not moved since."""
+        if self.finding is None or self.finding.verdict.kind not in _SUSPICIOUS:
+            return None
+        since = self.finding.since
+        return since if since is not None and self.moved <= since else None
+
     def move(self, at: float) -> None:
         if at > self.moved:
             self.moved = at
-            self.asker.passed = 0
+            self.asker.absolve(at)
 
 
 class _Program:
@@ -458,7 +465,7 @@ class Watcher:
         if asker.moved is not None:
             instance.move(asker.moved)
         late = asker.missing()
-        if instance.ready is not None and late is not None and now - late >= LATE_ANSWER_S:
+        if instance.ready is not None and late is not None and now - late >= LATE_S:
             _densely(instance, now)
         if not asker.targets or asker.asking or now < instance.next_ask - SLACK_S:
             return
@@ -543,6 +550,7 @@ class Watcher:
             return
         instance.ready = now
         instance.next_find = now
+        instance.asker.settle()
         instance.move(now)
         if instance.beat is None:
             instance.beat = now
@@ -581,6 +589,7 @@ class Watcher:
             watched=self._is_watched(program),
             asked=asked,
             passed=asker.passed,
+            doubted=instance.doubted,
             shared=program.shared,
             answer=answer,
             ill=ill,

@@ -26,6 +26,8 @@ WINDOW_S = 2.0  # what a thread does is judged over this: shorter is noise, long
 SPAN_LEAST_S = 0.3  # two samples nearer than this say nothing of a rate
 SILENT_SAMPLER_S = 3.0  # older samples say nothing of now
 HOT_RATIO = 0.70  # of wall time: endless loops in 8 runtimes ran above it, servers under load below it
+READY_RATIO = 0.9  # of at least READY_SAMPLES samples: a loop is always seen running or ready, other work is seen waiting at times
+READY_SAMPLES = 5
 WANTS_LEAST_RATIO = 0.30  # a thread that wants the processor and gets less than this is starved, not spinning
 STARVED_SHARE = 0.5  # run-queue delay of run + delay
 STARVED_DELAY_RATIO = 0.35  # run-queue delay of wall time
@@ -123,6 +125,7 @@ class Window:
     watched  there is something that could tell of movement: a probe, a heartbeat or a known port
     asked    since when a probe or a heartbeat of this instance has been missing; None: none is
     passed   probes in a row that other instances accepted, since it last moved
+    doubted  since when the last verdict found it silent, if nothing moved since then; None: it did not
     shared   other instances live on the same sockets
     answer   what its last probe said, for people
     ill      the last probe was answered, and not well (an http status of 500)
@@ -138,6 +141,7 @@ class Window:
     watched: bool = True
     asked: float | None = None
     passed: int = 0
+    doubted: float | None = None
     shared: bool = False
     answer: str = ""
     ill: bool = False
@@ -230,10 +234,13 @@ def diagnose(window: Window) -> Finding:
 def _judge(window: Window, newest: TreeSample) -> Finding:
     mine = _mine(window, newest)
     serving = _serving(newest, mine)
-    span_s = max(SPAN_LEAST_S, min(WINDOW_S, window.now - window.moved))  # what it did before it last moved is no news
-    usage = rates(window.trees, window.now, span_s)
+    sure, if_stuck = _questions(window, mine)
+    maybe_since = _quiet_since(window, sure + if_stuck)
+    span_s = WINDOW_S if maybe_since is None else max(SPAN_LEAST_S, min(WINDOW_S, window.now - maybe_since))
+    usage = rates(window.trees, window.now, span_s)  # what it did before it fell silent is no news
     nature, doing = _nature(window, serving, usage, span_s)
-    quiet_since = _quiet_since(window, mine, nature)
+    stuck = nature in (Nature.SPINNING, Nature.LOCKED)
+    quiet_since = maybe_since if stuck else _quiet_since(window, sure)
     stopped = _stopped_since(window)
     if stopped is not None and window.now - stopped >= STOPPED_S and window.moved <= stopped:
         return _stopped(window, stopped if quiet_since is None else min(stopped, quiet_since), stopped)
@@ -267,13 +274,24 @@ def _serving(newest: TreeSample, mine: tuple[Client, ...]) -> frozenset[int]:
     return owners or frozenset(pids - {process.parent for process in newest.processes})
 
 
-def _quiet_since(window: Window, mine: tuple[Client, ...], nature: Nature) -> float | None:
-    """Since when there is a question and nothing moved; None: nobody waits for an answer."""
-    questions = [client.since for client in mine if client.untaken]
+def _questions(window: Window, mine: tuple[Client, ...]) -> tuple[list[float], list[float]]:
+    """From when somebody has been waiting for an answer: surely, and if the instance is seen to be stuck.
+
+    A suspect whose queue is taken by others stays one while a customer of its own still waits, or while it is seen to be stuck. Without
+    either it may be idle.
+    """
+    sure = [client.since for client in mine if client.untaken]
     if window.asked is not None:
-        questions.append(window.asked)
-    if window.passed >= PASSED_OVER and nature in (Nature.SPINNING, Nature.LOCKED):
-        questions.extend(client.since for client in mine if client.inode)
+        sure.append(window.asked)
+    accepted = [client.since for client in mine if client.inode]
+    if_stuck = accepted if window.passed >= PASSED_OVER else []
+    if window.doubted is not None:
+        (sure if accepted else if_stuck).append(window.doubted)
+    return sure, if_stuck
+
+
+def _quiet_since(window: Window, questions: list[float]) -> float | None:
+    """Since when there is a question and nothing moved; None: nobody waits for an answer."""
     return min(max(min(questions), window.moved), window.now) if questions else None
 
 
@@ -370,6 +388,8 @@ class Usage:
     delay    ready to run but kept waiting, all threads together
     kept     the same of the thread that wants the processor most
     tid      the thread that ran most, and its share
+    ready    in how many of the samples one of its threads was running or ready to run; processor time that a hypervisor takes away
+             is neither run nor delay
     """
 
     pid: int
@@ -378,6 +398,7 @@ class Usage:
     kept: float
     tid: int
     hottest: float
+    ready: float = 0.0
 
     @property
     def wants(self) -> float:
@@ -386,7 +407,7 @@ class Usage:
     @property
     def spins(self) -> bool:
         """It always wants the processor, and gets enough of it to get somewhere."""
-        return self.wants >= HOT_RATIO and self.run >= WANTS_LEAST_RATIO
+        return (self.wants >= HOT_RATIO or self.ready >= READY_RATIO) and self.run >= WANTS_LEAST_RATIO
 
     @property
     def words(self) -> str:
@@ -415,8 +436,15 @@ def rates(trees: tuple[TreeSample, ...], now: float, span_s: float) -> dict[int,
             hottest_run, _, tid = max(deltas)
             kept = max(deltas, key=lambda delta: delta[0] + delta[1])[1]
             run, delay = sum(delta[0] for delta in deltas), sum(delta[1] for delta in deltas)
-            found[process.pid] = Usage(process.pid, run, delay, kept, tid, hottest_run)
+            found[process.pid] = Usage(process.pid, run, delay, kept, tid, hottest_run, _ready(full, process.pid))
     return found
+
+
+def _ready(full: list[TreeSample], pid: int) -> float:
+    threads = [process.threads for tree in full for process in tree.processes if process.pid == pid]
+    if len(threads) < READY_SAMPLES:
+        return 0.0
+    return sum(any(thread.state == "R" for thread in each) for each in threads) / len(threads)
 
 
 def _starved(serving: frozenset[int], usage: Mapping[int, Usage], host: Host | None) -> str | None:
