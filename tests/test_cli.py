@@ -248,7 +248,7 @@ def test_apply_of_a_faulty_configuration_is_78_with_every_fault(place: Place, da
 def test_check_of_a_good_configuration_says_what_relief_each_program_has(place: Place) -> None:
     result = place.reviver("check")
     assert result.code == 0
-    assert "store: a server that Reviver does not know; no relief: it never runs beside itself" in result.out
+    assert "store: a server that Reviver does not know; never beside itself: no socket is held" in result.out
 
 
 def test_check_of_a_faulty_configuration_is_78_with_every_fault(place: Place) -> None:

@@ -414,19 +414,33 @@ def test_start_that_becomes_not_ready_says_what_is_missing(place: Path, monkeypa
         assert "store:1 is starting; it goes on (see: reviver explain store)" in outcome["text"]
 
 
-def test_program_that_ends_by_itself_as_it_may_is_started(place: Path) -> None:
-    program = settings("job", "mute", manual=True, restart=RestartSettings(when=RestartWhen.FAILURE))
+@pytest.mark.parametrize(
+    ("when", "status", "done", "text"),
+    [
+        (RestartWhen.FAILURE, 0, True, "ended by itself, as it may, and rests"),
+        (RestartWhen.NEVER, 3, False, "exit code 3"),
+    ],
+)
+def test_start_of_a_program_that_ends_by_itself_is_judged_by_how(
+    place: Path, when: RestartWhen, status: int, done: bool, text: str
+) -> None:
+    program = settings("job", "mute", manual=True, restart=RestartSettings(when=when))
     with running(place, program) as serving, Client(str(place)) as connection:
-        heard: list[str] = []
 
-        def hear(name: str, story: dict[str, Any]) -> None:
-            heard.append(story["name"])
+        def hear(_: str, story: dict[str, Any]) -> None:
             if story["name"] == "instance.started":
-                serving.post(Exited(InstanceId("job", 1), 0, words="exit code 0"))
+                serving.post(Exited(InstanceId("job", 1), status, words=f"exit code {status}"))
 
         (outcome,) = connection.call("start", {"names": ["job"]}, hear)["programs"]
-        assert (outcome["done"], outcome["text"]) == (True, "ended by itself, as it may, and rests")
-        assert "instance.ended" in heard
+        assert outcome["done"] == done
+        assert text in outcome["text"]
+
+
+def test_stop_of_a_program_that_another_one_needs_is_done(place: Path) -> None:
+    with running(place, settings("db"), settings("web", after=("db",))) as serving:
+        assert ask(serving, "start", names=["web"])["programs"][0]["done"]
+        assert ask(serving, "stop", names=["db"])["programs"] == [{"name": "db", "done": True, "text": "stopped"}]
+        assert ask(serving, "status", names=["web"])["programs"][0]["state"] == "ready"
 
 
 def test_command_without_waiting_is_answered_at_once(place: Path) -> None:

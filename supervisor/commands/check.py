@@ -75,7 +75,7 @@ def _program(settings: ProgramSettings) -> dict[str, Any]:
 def _show(answer: dict[str, Any]) -> None:
     for program in answer["programs"]:
         name = safe(program["name"])
-        say(f"{name}: {program['server'] or 'a server that Reviver does not know'}; {_beside(program)}")
+        say(f"{name}: {program['server'] or 'a server that Reviver does not know'}; {safe(program['because'])}")
         if program["preflight_problem"]:
             remark(f"{name}: {program['preflight_problem']}")
         elif program["preflights"]:
@@ -87,8 +87,3 @@ def _show(answer: dict[str, Any]) -> None:
     if answer["ok"]:
         count = len(answer["programs"])
         say(f"{safe(answer['config'])}: good, {count} program{'' if count == 1 else 's'}")
-
-
-def _beside(program: dict[str, Any]) -> str:
-    path = f"relief: {program['extra']} more may live beside it" if program["extra"] else "no relief: it never runs beside itself"
-    return f"{path} ({safe(program['because'])})" if program["because"] else path

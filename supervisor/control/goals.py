@@ -95,6 +95,7 @@ class Up(Goal):
         self._seen: dict[InstanceId, Instance] = {}
         self._known = program.settings.name in fleet.programs
         self._was_up = False
+        self._rests = program.resting
 
     def _bound_s(self, program: Program, fleet: Fleet) -> float:
         return start_s(program, fleet) + SLACK_S
@@ -113,14 +114,14 @@ class Up(Goal):
         if self._failed(program):
             self._lost(self._reason or program.broken or "the new instance failed")
         elif self._complete(program):
-            self._won(self._success(program))
+            self._finish(program)
         else:
             self._missing = _list(program.instances) or program.broken or "nothing of it runs"
 
     def _failed(self, program: Program) -> bool:
         """Whether a new instance failed, or none can be started."""
         fresh = {instance.id: instance for instance in program.instances if instance.id not in self._old}
-        rested = program.resting > 0
+        rested, self._rests = program.resting > self._rests, program.resting
         died = any(_blamed(last) or (_served(last) and not rested) for id, last in self._seen.items() if id not in fresh)
         self._seen = fresh
         broken = bool(program.broken) and program.failed is not None and program.failed >= self._asked
@@ -131,9 +132,14 @@ class Up(Goal):
         ready = sum(1 for instance in self._seen.values() if instance.state is State.READY)
         return program.wanted is Wanted.UP and ready >= program.settings.instances - rested
 
-    def _success(self, program: Program) -> str:
+    def _finish(self, program: Program) -> None:
         ready = [str(instance.id) for instance in program.instances if instance.state is State.READY]
-        return f"ready: {', '.join(ready)}" if ready else "ended by itself, as it may, and rests"
+        if ready:
+            self._won(f"ready: {', '.join(ready)}")
+        elif self._reason:
+            self._lost(self._reason)
+        else:
+            self._won("ended by itself, as it may, and rests")
 
 
 class Replaced(Up):

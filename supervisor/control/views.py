@@ -198,7 +198,8 @@ def _why(program: Program, fleet: Fleet, moment: Moment) -> list[str]:
         window = spell(program.settings.restart.window_s)
         said.append(f"{name} is in a crash loop: {len(program.failures)} failures within {window}.")
     elif program.attempt and program.failed is not None:
-        said.append(f"{name} failed {_times(program.attempt)} in a row, the last time {moment.ago(program.failed)} ago.")
+        row = f" {program.attempt} times in a row, the last time" if program.attempt > 1 else ""
+        said.append(f"{name} failed{row} {moment.ago(program.failed)} ago.")
     if not program.instances:
         said.append(_absent_why(program, fleet, moment))
     elif program.wanted is Wanted.DOWN:
@@ -213,10 +214,6 @@ def _why(program: Program, fleet: Fleet, moment: Moment) -> list[str]:
 
 def _release(program: Program) -> str:
     return program.build.release or str(program.build.number)
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
 
 
 def _absent_why(program: Program, fleet: Fleet, moment: Moment) -> str:
