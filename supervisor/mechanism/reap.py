@@ -1,8 +1,8 @@
 """Exits, and the end of whole trees. Lives on the loop; what may take longer than a blink is done in its lane.
 
-An exit is noticed by its pidfd, with no thread and no polling. A leader is reaped last: as long as it is a zombie, its pid and its
-session's number cannot become another's, and what is left of its tree is found by them. Usually nothing is left, and the exit is told
-within the same turn of the loop; else the rest is killed in the lane first.
+An exit is noticed by its pidfd, with no thread and no polling. Usually nothing can be left of its tree, because no process came to us
+that is not watched; then the exit is told within the same turn of the loop. Else what is left is killed in the lane first. A leader is
+reaped last: as long as it is a zombie, its pid and its session's number cannot become another's.
 
 Reviver is a subreaper: a descendant that lost its parent becomes ours instead of init's, so that it can be found and is reaped.
 """
@@ -84,11 +84,10 @@ class Reaper:
         if watched is None:
             self._loop.call_soon(self._post, Exited(id, None, 0, "unknown"))
         elif not watched.ending:
-            alive = trees.living(watched.tree, trees.orphans())
-            if alive.keys() <= {watched.tree.leader} and not watched.exited:
-                _send(watched.pidfd, signal.SIGKILL)
-            else:
+            if watched.exited or self._strangers() or trees.children(watched.tree.leader):
                 self._end(id, watched)
+            else:
+                _send(watched.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         """Watch nothing any more. What lives goes on living."""
@@ -107,10 +106,14 @@ class Reaper:
         self._loop.remove_reader(watched.pidfd)
         if watched.ending:
             return
-        if trees.living(watched.tree, trees.orphans()):
+        if self._strangers():
             self._end(id, watched)
         else:
             self._tell(id, watched, 0)
+
+    def _strangers(self) -> set[int]:
+        """Children of ours that nobody here watches: usually none. Whose they are is found out in the lane: it may block."""
+        return set(trees.orphans()) - self._leaders.keys()
 
     def _end(self, id: InstanceId, watched: _Watched) -> None:
         watched.ending = True
@@ -126,8 +129,7 @@ class Reaper:
         if problem is not None and not isinstance(problem, (LaneError, OSError)):
             raise problem
         if watched.exited:
-            left = done.result() if problem is None else len(trees.living(watched.tree, trees.orphans()))
-            self._tell(id, watched, left)
+            self._tell(id, watched, done.result() if problem is None else 1)  # not known: somebody may live
 
     def _tell(self, id: InstanceId, watched: _Watched, left: int) -> None:
         """Post the exit, once with something left and once with nothing; then the leader is reaped and forgotten."""
@@ -152,8 +154,8 @@ class Reaper:
         self._sweeping = None
         now = time.monotonic()
         dead: dict[tuple[int, int], float] = {}
-        for pid in trees.orphans():
-            state = None if pid in self._leaders else trees.stat(pid)
+        for pid in self._strangers():
+            state = trees.stat(pid)
             if state is None or state.lives:
                 continue
             since = self._dead_since.get((pid, state.start_ticks), now)

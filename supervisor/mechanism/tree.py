@@ -87,6 +87,15 @@ def tree(pid: int) -> list[int]:
     return _descent([pid]) if stat(pid) is not None else []
 
 
+def children(pid: int) -> list[int]:
+    """The children of all threads of a process, dead ones that are not reaped too."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except _GONE:
+        return []
+    return [int(child) for task in tasks for child in _read(f"/proc/{pid}/task/{task}/children").split()]
+
+
 def orphans() -> list[int]:
     """Our children that came to us because their parent ended, and those that our own main thread started."""
     me = os.getpid()
@@ -195,19 +204,11 @@ def _descent(roots: list[int]) -> list[int]:
     found = list(dict.fromkeys(roots))
     known = set(found)
     for parent in found:  # grows while it is walked
-        for child in _children(parent):
+        for child in children(parent):
             if child not in known:
                 known.add(child)
                 found.append(child)
     return found
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-    except _GONE:
-        return []
-    return [int(child) for task in tasks for child in _read(f"/proc/{pid}/task/{task}/children").split()]
 
 
 def _seize(pid: int, ticks: int) -> int | None:
