@@ -92,8 +92,8 @@ def dependents(program: Program, world: World) -> tuple[Program, ...]:
 
 
 def may_leave(program: Program, world: World) -> bool:
-    """Whether a stop of the daemon may take it: those that need it are gone."""
-    return world.hurried or all(gone(other) for other in dependents(program, world))
+    """Whether a stop may take it: those that need it and go as well are gone. One that stays is left alone."""
+    return world.hurried or all(gone(other) for other in dependents(program, world) if not wanted(other, world))
 
 
 def patience_s(program: Program, instance: Instance, hang: HangSettings, verdict: Verdict) -> float | None:
