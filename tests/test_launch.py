@@ -319,7 +319,7 @@ def test_launch_gives_root_no_variable_that_loads_code() -> None:
     env = {"LD_PRELOAD": "evil.so", "GLIBC_TUNABLES": "x", "LC_ALL": "x", "LDAP_PASSWORD": "secret", "PATH": "/bin"}
     words, clean = launching._gated(("/bin/true",), "/", settings, env, launching._owner(settings), False)
     assert clean == {"LDAP_PASSWORD": "secret", "PATH": "/bin"}
-    assert "LD_PRELOAD=evil.so" in words
+    assert "export LD_PRELOAD=evil.so; " in words[words.index("-c") + 1]
     assert "secret" not in " ".join(words)
 
 

@@ -55,7 +55,9 @@ _TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What makes the dynamic loader, the C library or its translations load files that a variable names. While a program's environment
 # passes through setpriv, which still is root, these stay out (the C library does the same for set-user-ID programs).
-_LOADING = re.compile(r"(?:LD_|GLIBC_|MALLOC_|LC_).*|(?:MUSL_)?LOCPATH|NLSPATH|GCONV_PATH|GETCONF_DIR|LANG|LANGUAGE|TMPDIR|TZDIR")
+_LOADING = re.compile(
+    r"(?:LD_|GLIBC_|MALLOC_|LC_)[A-Z0-9_]*|(?:MUSL_)?LOCPATH|NLSPATH|GCONV_PATH|GETCONF_DIR|LANG|LANGUAGE|TMPDIR|TZDIR"
+)
 # What a service manager told us about ourselves: true for us, false for what we start.
 _OURS = re.compile(r"NOTIFY_SOCKET|WATCHDOG_(?:USEC|PID)|LISTEN_(?:FDS|FDNAMES|PID)|REVIVER_(?:INSTANCE|PID|PREFLIGHT)")
 _DROP = """\
@@ -404,9 +406,11 @@ def _gated(
 ) -> tuple[list[str], dict[str, str]]:
     """The words that start the gate, and the environment that goes with them.
 
-    A shell drops variables whose names it cannot have itself (`a.b`), and setpriv must not be given those that load code: they reach
-    the program through env(1), behind both.
+    setpriv, which is root, is not given variables that load code: the shell behind it exports them. A shell drops those whose names
+    it cannot have itself (`a.b`): the program gets them through env(1).
     """
+    strange = [f"{name}={value}" for name, value in env.items() if not _NAME.fullmatch(name)]
+    loading = {} if owner.is_us else {name: env[name] for name in env if _LOADING.fullmatch(name)}
     script = [
         f"umask {settings.umask:04o}",
         f'cd -P -- "$1" || exit {NOT_ENTERED}',
@@ -414,13 +418,13 @@ def _gated(
         "shift",
         "export REVIVER_PID=$$",
         *(["export LISTEN_PID=$$"] if listens else []),
+        *(f"export {name}={shlex.quote(value)}" for name, value in loading.items()),
         f"read -r _ || exit {NOT_OPENED}",
         'exec "$@" </dev/null',
     ]
-    late = {name: env[name] for name in env if not _NAME.fullmatch(name) or (not owner.is_us and _LOADING.fullmatch(name))}
-    through = [ENV, *(f"{name}={value}" for name, value in late.items())] if late else []
+    through = [ENV, *strange] if strange else []
     words = [*_dropping(owner), GATE, "-c", "; ".join(script), GATE, directory, *through, *command]
-    return words, {name: value for name, value in env.items() if name not in late}
+    return words, {name: value for name, value in env.items() if name not in loading and _NAME.fullmatch(name)}
 
 
 def _dropping(owner: _Owner) -> list[str]:
