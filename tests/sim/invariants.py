@@ -455,10 +455,9 @@ def one_leaves_at_a_time(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) 
             continue
         states = {i.id: i.state for i in after.instances}
         gone = [i.id for i in before.instances if i.state is State.READY and states.get(i.id) is State.RETIRING]
-        if gone and after.settings.relief.extra and _ready(after) < target(after, turn.after):
+        turn_taken = 0 if after.settings.relief.extra else 1  # where none may live beside its successor, one goes first
+        if gone and _ready(after) < target(after, turn.after) - turn_taken:
             return f"{[str(i) for i in gone]} leave, and {_ready(after)} of {target(after, turn.after)} are ready"
-        if len(gone) > 1 and not after.settings.relief.extra:
-            return f"{[str(i) for i in gone]} leave at once, and none may live beside its successor"
     return ""
 
 

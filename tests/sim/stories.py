@@ -1,0 +1,343 @@
+"""A tiny language for stories in virtual time: what happens goes in as lines, what the supervisor does comes out as lines.
+
+    play("store x1+1", '''
+        100  1 hangs
+        110  1 moves
+    ''')
+
+Setup, programs divided by ";": `NAME xINSTANCES+EXTRA rN key=value ...`, with the keys of `_with`; a release is r1 unless it is said.
+How a release behaves is a part of its own: `r2: crashes`, `r2: silent`, `r2: boot=30`, `r2: preflight fails`.
+
+Script, one happening per line: an instant, and one of
+
+    apply SETUP             the whole configuration, changed       start | stop | restart | restart-now NAME
+    signal NAME HUP                                                shutdown
+    ID hangs                nothing moves from now on              ID moves       something did, and does
+    ID crashes | ends       with code 1 | 0                        ID immortal    SIGKILL does nothing to it | mortal
+    ID old-look             a hung look of 5 s ago arrives
+
+The rest goes by itself: a process comes 10 ms after `start`, answers after its boot (0.5 s), ends 0.1 s after it was asked to (unless it
+hangs) and 10 ms after SIGKILL; a hanging one is looked at each 0.25 s. Output: the instant, and what was done. Openings of gates,
+evidence and lines of the log are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from supervisor.model import (
+    Act,
+    Answered,
+    Applied,
+    Candidate,
+    Effect,
+    EscalationStep,
+    Event,
+    EvidenceTaken,
+    Exited,
+    Fleet,
+    Forget,
+    InstanceId,
+    Kill,
+    Kind,
+    LaunchSettings,
+    Look,
+    Looked,
+    Nature,
+    Open,
+    Preflighted,
+    ProgramSettings,
+    ReliefSettings,
+    RestartAsked,
+    Retirement,
+    RunPreflight,
+    ShutdownAsked,
+    Signal,
+    SignalAsked,
+    Spared,
+    Spawn,
+    Spawned,
+    StartAsked,
+    StopAsked,
+    TakeEvidence,
+    Tell,
+    Verdict,
+    Woke,
+)
+from supervisor.policy.fleet import drained, step
+from tests.sim.agenda import START, Agenda
+
+SPAWN_S = 0.01
+BOOT_S = 0.5
+STOP_S = 0.1
+KILL_S = 0.01
+LOOK_S = 0.25
+TURNS = 5000  # no story takes more
+
+
+@dataclass(slots=True)
+class Release:
+    boot_s: float = BOOT_S
+    crashes: bool = False
+    silent: bool = False
+    preflight: str = ""
+
+
+@dataclass(slots=True)
+class Actor:
+    """One instance on the stage."""
+
+    release: Release
+    alive: bool = True
+    hung: float | None = None  # since when
+    asked: bool = False  # to stop
+    immortal: bool = False
+
+
+def play(setup: str, script: str, until: float) -> str:
+    """The story told by `script`, up to the instant `until`: what the supervisor did, one line for each instant."""
+    return Stage(setup, script).run(until)
+
+
+class Stage:
+    def __init__(self, setup: str, script: str) -> None:
+        self._agenda = Agenda()
+        self._fleet = Fleet()
+        self._wake: float | None = None
+        self._releases: dict[str, Release] = {}
+        self._actors: dict[InstanceId, Actor] = {}
+        self._lines: dict[float, list[str]] = {}
+        self._turns = 0
+        self._over = False
+        self._agenda.at(START, self._happen, f"apply {setup}")
+        for line in script.strip().splitlines():
+            at, words = line.strip().split(maxsplit=1)
+            self._agenda.at(START + float(at), self._happen, words)
+
+    def run(self, until: float) -> str:
+        self._agenda.run_until(START + until, lambda: self._over)
+        return "\n".join(f"{at - START:.1f} {', '.join(done)}" for at, done in self._lines.items())
+
+    # --- what happens
+
+    def _happen(self, words: str) -> None:
+        match words.split():
+            case ["apply", *_]:
+                self._post(self._configuration(words.removeprefix("apply ")))
+            case ["start", name]:
+                self._post(StartAsked(name))
+            case ["stop", name]:
+                self._post(StopAsked(name))
+            case ["restart", name]:
+                self._post(RestartAsked(name))
+            case ["restart-now", name]:
+                self._post(RestartAsked(name, at_once=True))
+            case ["signal", name, signal]:
+                self._post(SignalAsked(name, signal))
+            case ["shutdown"]:
+                self._post(ShutdownAsked())
+            case [who, verb]:
+                self._act(self._id(who), verb)
+            case _:
+                raise ValueError(f"not a happening: {words!r}")
+
+    def _act(self, who: InstanceId, verb: str) -> None:
+        actor, now = self._actors[who], self._agenda.now
+        match verb:
+            case "hangs":
+                actor.hung = now
+                self._agenda.after(LOOK_S, self._look_again, who, now)
+            case "moves":
+                actor.hung = None
+                self._post(self._look(who))
+                if actor.asked:
+                    self._agenda.after(STOP_S, self._end, who, 0)
+            case "crashes":
+                self._end(who, 1)
+            case "ends":
+                self._end(who, 0)
+            case "immortal" | "mortal":
+                actor.immortal = verb == "immortal"
+            case "old-look":
+                verdict = Verdict(Kind.SPINNING, "it spins", now - 30.0, nature=Nature.SPINNING)
+                self._post(Looked(who, now - 5.0, now - 35.0, verdict))
+            case _:
+                raise ValueError(f"nobody can do this: {verb!r}")
+
+    def _look(self, who: InstanceId) -> Looked:
+        actor, now = self._actors[who], self._agenda.now
+        if actor.hung is None:
+            answers = any(i.id == who and i.ready is not None for p in self._fleet.programs.values() for i in p.instances)
+            kind = Kind.HEALTHY if answers else Kind.STARTING
+            return Looked(who, now, now if answers else None, Verdict(kind, kind.value, now))
+        hang = self._fleet.programs[who.program].settings.hang
+        still_s = now - actor.hung
+        kind = Kind.SPINNING if still_s >= hang.certain_s else Kind.SUSPECT if still_s >= hang.suspect_s else Kind.BUSY
+        return Looked(who, now, actor.hung, Verdict(kind, f"still for {still_s:.1f} s", actor.hung, nature=Nature.SPINNING))
+
+    def _look_again(self, who: InstanceId, hung: float) -> None:
+        actor = self._actors[who]
+        if actor.alive and actor.hung == hung:
+            self._agenda.after(LOOK_S, self._look_again, who, hung)
+            self._post(self._look(who))
+
+    def _end(self, who: InstanceId, status: int) -> None:
+        actor = self._actors[who]
+        if actor.alive:
+            actor.alive = False
+            self._post(Exited(who, status, 0, f"status {status}"))
+
+    # --- the supervisor
+
+    def _post(self, event: Event) -> None:
+        if self._over:
+            return
+        self._turns += 1
+        assert self._turns < TURNS, "the story does not end"
+        now = self._agenda.now
+        self._fleet, effects, self._wake = step(self._fleet, event, now)
+        if self._wake is not None:
+            self._agenda.at(self._wake, self._woke, self._wake)
+        for effect in effects:
+            self._perform(effect)
+        if drained(self._fleet):
+            self._say("over")
+            self._over = True
+
+    def _woke(self, wake: float) -> None:
+        if wake == self._wake:
+            self._post(Woke())
+
+    def _say(self, words: str) -> None:
+        self._lines.setdefault(self._agenda.now, []).append(words)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Spawn():
+                release = self._releases.get(effect.build.release, Release())
+                self._actors[effect.id] = Actor(release)
+                self._say(f"start {self._name(effect.id)}" + (f" {effect.build.release}" if effect.build.release != "r1" else ""))
+                self._agenda.after(SPAWN_S, self._post, Spawned(effect.id, 100 + effect.id.number, 1))
+            case Open():
+                self._boot(effect.id)
+            case Signal():
+                self._signal(effect)
+            case Kill():
+                self._say(f"kill {self._name(effect.id)}")
+                self._agenda.after(KILL_S, self._kill, effect)
+            case Look():
+                self._agenda.after(0.0, self._answer_look, effect.id)
+            case TakeEvidence():
+                self._agenda.after(0.2, self._post, EvidenceTaken(effect.id, "loops in shop.py:41 coupon()"))
+            case RunPreflight():
+                self._say(f"preflight {effect.build.release}")
+                problem = self._releases.get(effect.build.release, Release()).preflight
+                self._agenda.after(0.3, self._post, Preflighted(effect.program, effect.build.number, problem))
+            case Tell():
+                self._say(f"tell {effect.key}" + (f" step {effect.step}" if effect.step > 0 else ""))
+            case Forget():
+                self._say(f"forget {effect.program}")
+            case _:
+                pass
+
+    def _boot(self, who: InstanceId) -> None:
+        release = self._actors[who].release
+        if release.crashes:
+            self._agenda.after(0.1, self._end, who, 1)
+        elif not release.silent:
+            self._agenda.after(release.boot_s, self._answer, who)
+
+    def _answer(self, who: InstanceId) -> None:
+        if self._actors[who].alive:
+            self._post(Answered(who, "GET /health answered 200"))
+
+    def _answer_look(self, who: InstanceId) -> None:
+        if self._actors[who].alive:
+            self._post(self._look(who))
+
+    def _signal(self, effect: Signal) -> None:
+        known = self._fleet.programs[effect.id.program].settings
+        actor = self._actors[effect.id]
+        if effect.signal != known.stop:
+            self._say(f"{effect.signal} {self._name(effect.id)}")
+            return
+        self._say(f"stop {self._name(effect.id)}")
+        actor.asked = True
+        if actor.hung is None and not actor.release.silent:
+            self._agenda.after(STOP_S, self._end, effect.id, 0)
+
+    def _kill(self, effect: Kill) -> None:
+        actor = self._actors[effect.id]
+        if actor.immortal:
+            return
+        if effect.unmoved_since is not None and actor.hung is None:
+            self._post(Spared(self._look(effect.id)))
+            return
+        self._end(effect.id, -9)
+
+    # --- words
+
+    def _id(self, text: str) -> InstanceId:
+        if ":" in text:
+            return InstanceId.parse(text)
+        return InstanceId(next(iter(self._fleet.programs)), int(text))
+
+    def _name(self, who: InstanceId) -> str:
+        return str(who.number) if who.program == next(iter(self._fleet.programs)) else str(who)
+
+    def _configuration(self, setup: str) -> Applied:
+        programs: list[Candidate] = []
+        steps: tuple[EscalationStep, ...] = (EscalationStep(notify=("log://people",)),)
+        for part in filter(None, (part.strip() for part in setup.split(";"))):
+            name, _, words = part.partition(" ")
+            if name.endswith(":"):
+                self._releases[name[:-1]] = _release(words)
+            else:
+                programs.append(_candidate(name, words.split()))
+        return Applied(tuple(programs), steps)
+
+
+def _release(words: str) -> Release:
+    match words.strip():
+        case "crashes":
+            return Release(crashes=True)
+        case "silent":
+            return Release(silent=True)
+        case "preflight fails":
+            return Release(preflight="it does not compile")
+        case other:
+            return Release(boot_s=float(other.removeprefix("boot=")))
+
+
+def _candidate(name: str, words: list[str]) -> Candidate:
+    settings = ProgramSettings(name=name, launch=LaunchSettings(command=("serve", name)), relief=ReliefSettings(extra=1))
+    release = "r1"
+    for word in words:
+        if word[0] == "r" and word[1:].isdecimal():
+            release = word
+        elif word[0] == "x":
+            instances, _, extra = word[1:].partition("+")
+            settings = replace(settings, instances=int(instances), relief=replace(settings.relief, extra=int(extra or 0)))
+        else:
+            settings = _with(settings, *word.split("=", 1))
+    return Candidate(settings, release, f"/srv/{name}/{release}")
+
+
+def _with(settings: ProgramSettings, key: str, value: str) -> ProgramSettings:
+    match key:
+        case "after":
+            return replace(settings, after=tuple(value.split(",")))
+        case "grace":
+            return replace(settings, grace_s=float(value))
+        case "boot-limit":
+            return replace(settings, health=replace(settings.health, start_s=float(value)))
+        case "act":
+            return replace(settings, hang=replace(settings.hang, act=Act(value)))
+        case "retire":
+            return replace(settings, relief=replace(settings.relief, retire=Retirement(value)))
+        case "budget":
+            return replace(settings, restart=replace(settings.restart, budget=int(value)))
+        case "preflight":
+            return replace(settings, launch=replace(settings.launch, preflight=((value,),)))
+        case _:
+            raise ValueError(f"no such setting: {key!r}")
