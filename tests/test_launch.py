@@ -453,5 +453,11 @@ def test_preflight_is_ended_from_another_thread(tmp_path: Path) -> None:
     ender.start()
     assert preflight.run().endswith("was ended because Reviver stops")
     ender.join()
-    preflight.close()
+    preflight.end()  # too late, and no error
     assert not (tmp_path / "next").exists()
+
+
+def test_preflight_that_was_ended_before_it_began_runs_nothing(tmp_path: Path) -> None:
+    preflight = Preflight(effect(("sleep", "60")), ENVIRON)
+    preflight.end()
+    assert preflight.run() == "preflight `sleep 60` was ended because Reviver stops"

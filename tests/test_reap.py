@@ -399,6 +399,30 @@ def test_dead_orphans_are_reaped(monkeypatch: pytest.MonkeyPatch, script: str, s
     in_world(test)
 
 
+def test_dead_child_given_up_at_its_gate_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started by a lane, so that it stands in another thread's list of children."""
+    monkeypatch.setattr(reap, "SWEEP_S", 0.01)
+    monkeypatch.setattr(reap, "STRANGER_S", 0.05)
+
+    async def test(world: World) -> None:
+        spawn = Spawn(ID, Build(1, "", LaunchSettings(command=("/bin/true",)), "/"))
+        child = await world.lane.run(launch, spawn, (), os.environ, "", OutputTo.NULL, deadline_s=DEADLINE_S)
+        os.close(child.gate)
+        reaped = asyncio.Event()
+
+        def watched(pid: int) -> None:
+            real(pid)
+            reaped.set()
+
+        real = reap._reap
+        monkeypatch.setattr(reap, "_reap", watched)
+        await asyncio.wait_for(reaped.wait(), DEADLINE_S)
+        assert tree.stat(child.pid) is None
+        os.close(child.pidfd)
+
+    in_world(test)
+
+
 def test_dead_children_of_others_are_left_to_them() -> None:
     def start() -> int:
         pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 9"], os.environ)
@@ -425,7 +449,7 @@ def test_leftover_is_ended_with_its_daemons() -> None:
         world.reaper.close()
         reaper = threading.Thread(target=os.waitid, args=(os.P_PID, child.pid, os.WEXITED))  # as init would
         reaper.start()
-        assert end_leftover(child.pid, child.start_ticks, tree.boot_id(), ID) == 0
+        assert end_leftover(child.pid, child.start_ticks, tree.boot_id(), ID) == 11
         reaper.join()
         assert not alive(child)
 

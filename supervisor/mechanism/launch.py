@@ -28,6 +28,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -162,32 +163,42 @@ def seal() -> None:
 
 
 class Preflight:
-    """A build's preflight commands. `run` blocks, in a lane; `end` may be called from any thread."""
+    """A build's preflight commands. `run` blocks, in a lane; the other methods may be called from any thread, before it and after."""
 
     def __init__(self, effect: RunPreflight, environ: Mapping[str, str]) -> None:
         self._effect = effect
         self._environ = environ
-        self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._waker = -1  # an eventfd that ends the wait, while `run` runs
 
     def run(self) -> str:
-        """Run them in order, as the program's user, in the build's directory. Once.
+        """Run them in order, as the program's user, in the build's directory.
 
         returns  "" when all succeeded, else one sentence: which, how it ended, and its last words
         """
         deadline = time.monotonic() + self._effect.timeout_s
-        for command in self._effect.build.launch.preflight:
-            problem = self._one(command, deadline)
-            if problem:
-                return f"preflight `{shlex.join(command)}` {problem}"
-        return ""
+        with self._lock:
+            self._waker = os.eventfd(int(self._ended.is_set()), os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            for command in self._effect.build.launch.preflight:
+                problem = self._one(command, deadline)
+                if problem:
+                    return f"preflight `{shlex.join(command)}` {problem}"
+            return ""
+        finally:
+            with self._lock:
+                os.close(self._waker)
+                self._waker = -1
 
     def end(self) -> None:
         """Kill what runs, and run no more. Does not wait."""
-        os.eventfd_write(self._ending, 1)
+        with self._lock:
+            self._ended.set()
+            if self._waker >= 0:
+                os.eventfd_write(self._waker, 1)
 
-    def close(self) -> None:
-        """After `run` came back."""
-        os.close(self._ending)
+    close = end  # whoever lets go of it ends it
 
     def _one(self, command: tuple[str, ...], deadline: float) -> str:
         build = self._effect.build
@@ -223,11 +234,11 @@ class Preflight:
     def _follow(self, pidfd: int, output: int, tail: bytearray, deadline: float) -> bool:
         """Keep the end of its output until it ends. False: the time is over, or `end` was called."""
         poll = select.poll()
-        for file in (pidfd, output, self._ending):
+        for file in (pidfd, output, self._waker):
             poll.register(file, select.POLLIN)
         while (left_s := deadline - time.monotonic()) > 0:
             ready = [file for file, _ in poll.poll(left_s * 1000)]
-            if self._ending in ready:
+            if self._waker in ready:
                 return False
             if output in ready and not _drain(output, tail):
                 poll.unregister(output)
@@ -238,11 +249,7 @@ class Preflight:
 
 def run_preflight(effect: RunPreflight, environ: Mapping[str, str]) -> str:
     """`Preflight.run` for whoever need not end it early."""
-    preflight = Preflight(effect, environ)
-    try:
-        return preflight.run()
-    finally:
-        preflight.close()
+    return Preflight(effect, environ).run()
 
 
 # --- what it is given -----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from supervisor.model import Event, Exited, InstanceId
 END_S = 2.0  # one attempt on one tree: a fork bomb of 150 takes 0.16 s; what survives this is in uninterruptible sleep
 LANE_S = 60.0  # the same, behind all other trees that are ended at that moment
 SWEEP_S = 0.2  # between the first news of a dead child and the look for strangers among the dead: a storm of them costs one look
-STRANGER_S = 5.0  # a dead child that nobody in this process has reaped for so long is nobody's
+STRANGER_S = 10.0  # a dead child that no part of this process has reaped for so long is nobody's
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -147,14 +147,15 @@ class Reaper:
             self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        """Reap those that came to us by their parent's death: at once where the session shows whose they were, else after a while.
+        """Reap dead children that nobody watches: at once where the session shows whose they were, else after a while.
 
-        Processes started by other parts of this program are theirs to reap: that takes them milliseconds.
+        Such are those that came to us by their parent's death, and children that were given up at their gate. What other parts of
+        this program start is theirs to reap: that takes them milliseconds.
         """
         self._sweeping = None
         now = time.monotonic()
         dead: dict[tuple[int, int], float] = {}
-        for pid in self._strangers():
+        for pid in set(trees.children(os.getpid())) - self._leaders.keys():
             state = trees.stat(pid)
             if state is None or state.lives:
                 continue
@@ -172,11 +173,14 @@ def end_leftover(pid: int, start_ticks: int, boot_id: str, instance: InstanceId)
     """End the tree that a dead supervisor left behind. Blocks, for a lane, at most END_S and one round more.
 
     pid, start_ticks, boot_id  the identity of its leader, from the handover; in another boot nothing of it lives
-    returns                    how many processes survive: not ours to signal, or in uninterruptible sleep
+    returns                    how many processes of it were found
     """
     if boot_id != trees.boot_id():
         return 0
-    return trees.end(trees.Tree(pid, start_ticks, trees.marks(instance, pid)), trees.everyone, END_S)
+    left = trees.Tree(pid, start_ticks, trees.marks(instance, pid))
+    found = len(trees.living(left, trees.everyone()))
+    trees.end(left, trees.everyone, END_S)
+    return found
 
 
 def _send(pidfd: int, number: signal.Signals) -> None:
