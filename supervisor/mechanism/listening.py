@@ -1,7 +1,8 @@
 """One program's listening sockets, looked at from outside: how many wait, who waits for how long, and who serves.
 
-Held sockets are known by their descriptors; what a program opened by itself is found by descriptor and inode. It reads the kernel's
-answers (sockdiag) and /proc, and turns them into the diagnosis' samples. Raises OSError where the kernel refuses to tell.
+Held sockets are known by their descriptors; what a program opened by itself is found by descriptor and inode. It reads the
+kernel's answers (sockdiag) and /proc, and turns them into the diagnosis' samples. Raises OSError where the kernel refuses to
+tell.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ class Found:
 
 
 def find(pids: Iterable[int]) -> Found:
-    """The listening sockets that one of these processes has open. For a lane: it looks at every descriptor. Raises OSError."""
+    """The listening sockets that one of these processes has open; unix ones only where there is no other: beside a port they are
+    mostly for a server's own control. For a lane: it looks at every descriptor. Raises OSError."""
     diag = SockDiag()
     try:
         listeners = {each.inode: each.port for each in (*diag.listeners(), *diag.unix_listeners())}
     finally:
         diag.close()
     open_there = {inode for pid in pids for _, inode in sockets_of(pid)}
-    return Found(tuple((inode, port) for inode, port in sorted(listeners.items()) if inode in open_there))
+    theirs = {inode: port for inode, port in sorted(listeners.items()) if inode in open_there}
+    return Found(tuple({inode: port for inode, port in theirs.items() if port}.items() or theirs.items()))
 
 
 class Listening:
@@ -69,9 +72,8 @@ class Listening:
         return frozenset(self._ports) | self._unix | {inode for inode, _ in self._found.ports}
 
     def add(self, found: Found) -> None:
-        """What the program listens on beside its held sockets, as found last."""
-        own = self._ports.keys() | self._unix
-        self._found = Found(tuple((inode, port) for inode, port in found.ports if inode not in own))
+        """What the program was found to listen on by itself."""
+        self._found = found
 
     def queue(self) -> tuple[int, int]:
         """How many connections wait to be accepted on all sockets together, and how many may."""

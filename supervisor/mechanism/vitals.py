@@ -23,7 +23,7 @@ KEPT_S = 60.0  # what an incident wants to know of the time before it
 KEPT_LIMIT = 700  # samples: the above at 10 Hz
 PROCESSES_LIMIT = 64  # sampled of one tree; a tree with more is told by its eldest
 THREADS_LIMIT = 200  # in a full sample: about 6 ms
-TREE_S = 1.0  # workers come and go; who belongs to the tree is asked again after this
+TREE_S = 2.0  # workers come and go; who belongs to the tree is asked again after this
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -93,13 +93,13 @@ class Sampler:
     def newest(self) -> TreeSample | None:
         return self._kept[-1] if self._kept else None
 
-    def growth(self) -> float:
-        """Bytes per second by which the tree's memory grew between its last two samples."""
-        if len(self._kept) < 2:
+    def growth(self, span_s: float) -> float:
+        """Bytes per second by which the tree's memory grew, from the last sample that is at least `span_s` older than the newest."""
+        newest, older = self.newest, self._older(span_s)
+        if newest is None or older is None:
             return 0.0
-        before, after = self._kept[-2], self._kept[-1]
-        grown = sum(process.rss_bytes for process in after.processes) - sum(process.rss_bytes for process in before.processes)
-        return grown / max(after.at - before.at, 0.1)
+        grown = sum(process.rss_bytes for process in newest.processes) - sum(process.rss_bytes for process in older.processes)
+        return grown / (newest.at - older.at)
 
     def since(self, instant: float) -> tuple[TreeSample, ...]:
         """The samples from this instant on, the oldest first."""
@@ -144,15 +144,18 @@ class Sampler:
         return Vitals(self.cpu_ratio(1.0), rss_bytes, len(newest.processes) - 1)
 
     def cpu_ratio(self, span_s: float) -> float | None:
-        """Cores used by the whole tree between the newest sample and the last one that is at least `span_s` older; the clock of
-        process times ticks each 10 ms."""
-        newest = self.newest
-        older = next((s for s in reversed(self._kept) if newest is not None and newest.at - s.at >= 0.9 * span_s), None)
+        """Cores used by the whole tree since the last sample that is at least `span_s` older than the newest; None without one. The
+        clock of process times ticks each 10 ms."""
+        newest, older = self.newest, self._older(span_s)
         if newest is None or older is None:
             return None
         before = {process.pid: process.cpu_s for process in older.processes}
         used_s = sum(max(0.0, process.cpu_s - before.get(process.pid, process.cpu_s)) for process in newest.processes)
         return used_s / (newest.at - older.at)
+
+    def _older(self, span_s: float) -> TreeSample | None:
+        newest = self.newest
+        return next((s for s in reversed(self._kept) if newest is not None and newest.at - s.at >= 0.9 * span_s), None)
 
 
 def host() -> Host:

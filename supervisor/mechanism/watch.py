@@ -72,6 +72,7 @@ SLACK_S = 0.02  # what is due within this is done in the same wake-up
 MOVED_LATER_S = 0.05  # ages have a resolution of some milliseconds: less than this is no movement
 
 _SUSPICIOUS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED, Kind.STARVED, Kind.UNINTERRUPTIBLE})
+_CALM = frozenset({Kind.HEALTHY, Kind.BUSY, Kind.OVERLOADED})
 _PROOF = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
 
 
@@ -170,7 +171,7 @@ class Watcher:
         for other in program.instances.values():
             other.asker.doubt()
         program.seen = None  # who owns a connection was not looked for while one was alone
-        asker = Asker(self._targets(program), lambda: self._soon(settings.name))
+        asker = Asker(self._targets(program), lambda: self._hear(child_id))
         program.instances[child_id] = _Instance(child_id, Sampler(pid, start_ticks), asker, now)
         self._plan(program, now)
 
@@ -284,6 +285,12 @@ class Watcher:
     def _soon(self, name: str) -> None:
         if (program := self._programs.get(name)) is not None:
             self._plan(program, time.monotonic())
+
+    def _hear(self, id: InstanceId) -> None:
+        """A question to the instance has come to its end. What only confirms that all is well can wait for the next visit."""
+        _, instance = self._named(id)
+        if instance is not None and (instance.ready is None or instance.asker.failed is not None or instance.told not in _CALM):
+            self._soon(id.program)
 
     def _plan(self, program: _Program, due: float) -> None:
         """Visit the program at `due`; an earlier visit that is planned stays."""
@@ -414,7 +421,7 @@ class Watcher:
         if now - instance.sampled < every_s - SLACK_S:
             return False
         instance.sampled = now
-        if now >= instance.next_find:
+        if now >= instance.next_find and not program.sockets:
             self._search(program, instance, now)
         if instance.ready is None:
             instance.sampler.refresh(now)
@@ -432,7 +439,7 @@ class Watcher:
         hot = (instance.sampler.cpu_ratio(LIGHT_S) or 0.0) >= HOT_RATIO
         begins, instance.hot = hot and not instance.hot, hot
         stopped = any(process.state == "T" for process in sample.processes)
-        return stopped or stays or begins or (instance.ready is not None and instance.sampler.growth() > LEAK_BYTES_PER_S)
+        return stopped or stays or begins or (instance.ready is not None and instance.sampler.growth(LIGHT_S) > LEAK_BYTES_PER_S)
 
     def _search(self, program: _Program, instance: _Instance, now: float) -> None:
         age_s = now - instance.spawned
