@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 
@@ -19,9 +20,15 @@ def test_world_of_a_seed_keeps_every_rule(seed: int) -> None:
     assert not outcome.problem, str(outcome)
 
 
+@cache
+def is_sound(seed: int) -> bool:
+    """Whether the world of `seed` has nothing against the real policy."""
+    return not run_seed(seed).problem
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_planted_defect_is_found(mutant: Callable[[Policy], Policy]) -> None:
-    assert any(run_seed(seed, policy=mutant(Policy())).problem for seed in SEEDS), "no world noticed it"
+    assert any(run_seed(seed, policy=mutant(Policy())).problem and is_sound(seed) for seed in SEEDS), "no world noticed it"
 
 
 def test_failing_world_says_its_seed_and_the_end_of_its_story() -> None:

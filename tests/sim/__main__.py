@@ -11,12 +11,11 @@ from tests.sim.run import FAULTS_S, Outcome, run_seed
 def main() -> int:
     """Returns 0 when every rule held in every world, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=100, help="how many worlds")
+    parser.add_argument("--seeds", type=int, help="how many worlds; 100, or the one that `--seed` names")
     parser.add_argument("--hours", type=float, default=FAULTS_S / 3600, help="of mischief in each world, virtual")
     parser.add_argument("--seed", type=int, help="this world alone, or the first of `--seeds`")
     args = parser.parse_args()
-    first = args.seed if args.seed is not None else 0
-    count = 1 if args.seed is not None and "--seeds" not in __import__("sys").argv else args.seeds
+    first, count = (args.seed, args.seeds or 1) if args.seed is not None else (0, args.seeds or 100)
     began = time.monotonic()
     outcomes: list[Outcome] = []
     for seed in range(first, first + count):

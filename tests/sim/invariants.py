@@ -310,7 +310,7 @@ def _unjust(kill: Kill, turn: Turn, ledger: Ledger, site: Site) -> str:
     if (last := ledger.killed.get(kill.id)) is not None and instance.state is State.KILLING:
         return "" if now - last >= KILL_AGAIN_S - EPSILON_S else f"again after {now - last:.1f} s"
     asked, grace_s = ledger.asked.get(kill.id), program.settings.grace_s
-    if asked is not None and now - asked >= RETIRING_LIMIT_S:
+    if asked is not None and now - asked >= RETIRING_LIMIT_S - EPSILON_S:
         return ""
     if kill.id in ledger.pressed or not target(program, turn.after):
         if not server.opened:

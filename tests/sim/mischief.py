@@ -236,7 +236,8 @@ class Calm:
             site.forgive()
             for server in list(site.servers.values()):
                 site.thaw(server, "D")
-                site.thaw(server, "T")
+                if not self._found_when_stopped(server):
+                    site.thaw(server, "T")
                 if not server.behaviour.probed and server.wedged is not Nature.NONE:
                     site.unwedge(server)  # nobody asks it and nobody waits: it could stay for ever, and rightly
         self.limit_s = max((self._limit_s(p.settings) for p in world.fleet.programs.values()), default=0.0) + 60.0
@@ -248,6 +249,11 @@ class Calm:
         self._over = True
         for site in self._world.sites.values():
             site.customers = False
+
+    def _found_when_stopped(self, server: Server) -> bool:
+        """Whether the supervisor has to get rid of one in state T by itself."""
+        program = self._world.fleet.programs.get(server.id.program)
+        return program is not None and program.settings.hang.blocked_s is not None and server.behaviour.probed
 
     @staticmethod
     def _limit_s(settings: ProgramSettings) -> float:

@@ -9,7 +9,7 @@ from tests.sim.agenda import START
 from tests.sim.mischief import LAST_COMMANDS_S, Calm, Mischief, not_converged
 from tests.sim.plan import make_plan
 from tests.sim.spelling import spell
-from tests.sim.world import EFFECT, QUIET_S, QUIET_TURNS, Policy, World, round_trip
+from tests.sim.world import EFFECT, QUIET_S, QUIET_TURNS, Policy, World
 
 LINES = 30
 FAULTS_S = 120.0
@@ -45,20 +45,18 @@ def _run(world: World, faults_s: float) -> str:
     agenda = world.agenda
 
     def failed() -> bool:
-        return world.failed is not None
+        return bool(world.problem)
 
     Mischief(world)
     if agenda.run_until(agenda.now + faults_s, failed):
-        return str(world.failed)
-    if round_trip(world.fleet) != world.fleet:
-        return "the record does not give back the fleet"
+        return world.problem
     calm = Calm(world)
     end = agenda.now + calm.limit_s
     if agenda.run_until(agenda.now + LAST_COMMANDS_S, failed):
-        return str(world.failed)
+        return world.problem
     while agenda.now < end and not_converged(world):
         if agenda.run_until(agenda.now + 1.0, failed):
-            return str(world.failed)
+            return world.problem
     if problem := not_converged(world):
         return f"not converged {calm.limit_s:.0f} s after calm: {problem}"
     calm.over()
@@ -84,9 +82,9 @@ def _quiet(world: World) -> str:
     """Nobody comes any more: the supervisor has nothing to do, but to forget."""
     remembered = sum(len(p.failures) + len(p.reliefs) for p in world.fleet.programs.values())
     before = world.turns
-    world.agenda.run_until(world.agenda.now + QUIET_S, lambda: world.failed is not None)
-    if world.failed is not None:
-        return str(world.failed)
+    world.agenda.run_until(world.agenda.now + QUIET_S, lambda: bool(world.problem))
+    if world.problem:
+        return world.problem
     if problem := not_converged(world):
         return f"it was calm, and is not any more: {problem}"
     woken = world.turns - before
@@ -95,5 +93,5 @@ def _quiet(world: World) -> str:
 
 def _shutdown(world: World) -> str:
     world.shut_down()
-    world.agenda.run_until(world.agenda.now + 10_000.0, lambda: world.failed is not None or not world.up)
-    return str(world.failed) if world.failed is not None else ""
+    world.agenda.run_until(world.agenda.now + 10_000.0, lambda: bool(world.problem) or not world.up)
+    return world.problem

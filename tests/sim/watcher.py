@@ -29,7 +29,8 @@ def _kind(server: Server, site: Site, hang: HangSettings, now: float, *, sick: b
     if still_s < hang.suspect_s or not _somebody_waits(server, site, hang, now):
         return (Kind.BUSY if server.serving else Kind.HEALTHY), Nature.NONE
     if server.frozen == "T":
-        return Kind.STOPPED, Nature.LOCKED
+        proven = hang.blocked_s is not None and still_s >= hang.blocked_s
+        return (Kind.BLOCKED if proven else Kind.STOPPED), Nature.BLOCKED
     if sick:
         return Kind.STARVED, nature
     limit_s = hang.blocked_s if nature is Nature.BLOCKED else hang.certain_s

@@ -63,10 +63,6 @@ QUIET_S = 30.0  # of nothing to do, after calm
 QUIET_TURNS = 6  # a supervisor that wakes more often then, polls
 
 
-class Broken(Exception):
-    """A rule does not hold. The text says which and how."""
-
-
 def reborn(record: Fleet) -> Fleet:
     """What a new supervisor starts from: nothing lives any more, and numbers go on."""
     started = {name: program.started for name, program in record.programs.items()}
@@ -111,6 +107,7 @@ class World:
         self.sick = False
         self.blind_until = 0.0
         self.turns = 0
+        self.problem = ""  # which rule does not hold, and how
         self.story: deque[tuple[float, str, object]] = deque(maxlen=STORY_LINES)
         self._policy = policy
         self._life = 0  # of the supervisor: what was on its way to an earlier one is lost
@@ -118,7 +115,6 @@ class World:
         self._pid = 100
         self._at_once = 0
         self._last_turn = 0.0
-        self._failed: Broken | None = None
         self._news: dict[InstanceId, object] = {}  # the kind of the last look that was sent
         self._shutdown: float | None = None
         for name, program in self.programs.items():
@@ -132,10 +128,6 @@ class World:
     def up(self) -> bool:
         """Whether a supervisor lives."""
         return self._up
-
-    @property
-    def failed(self) -> Broken | None:
-        return self._failed
 
     def has(self, kind: str) -> bool:
         """Whether this world knows that kind of mischief, and it is not calm yet."""
@@ -152,7 +144,7 @@ class World:
 
     def post(self, event: Event) -> None:
         """One turn of the supervisor: step, record, effects."""
-        if not self._up or self._failed is not None:
+        if not self._up or self.problem:
             return
         now = self.agenda.now
         if now != self._last_turn:
@@ -160,19 +152,19 @@ class World:
         self._at_once += 1
         self.turns += 1
         before = self.fleet
-        self._tell("", event)
+        self.tell("", event)
         try:
             after, effects, wake = self._policy.step(before, event, now)
         except CRASHES as error:
-            self._fail(f"step raised {error!r}")
+            self.fail(f"step raised {error!r}")
             return
         self.fleet = after
         for effect in effects:
-            self._tell(EFFECT, effect)
+            self.tell(EFFECT, effect)
         if self._at_once > TURNS_AT_ONCE:
-            self._fail(f"it spins: {self._at_once} turns at one instant")
+            self.fail(f"it spins: {self._at_once} turns at one instant")
         if problem := broken_rule(Turn(before, event, after, effects, wake, now, self._policy.step), self.ledger, self.sites):
-            self._fail(problem)
+            self.fail(problem)
         self.record = after
         life = self._life
         for effect in effects:
@@ -185,7 +177,7 @@ class World:
         if self._policy.drained(after):
             self._ended()
         elif after.draining and not any(p.instances for p in after.programs.values()):
-            self._fail("nothing lives, and the shutdown is not over")
+            self.fail("nothing lives, and the shutdown is not over")
 
     def send(self, event: Event, delay_s: float) -> None:
         """An event on its way; it is lost when the supervisor dies before it arrives."""
@@ -195,7 +187,7 @@ class World:
         """SIGKILL: what waits at its gate ends, and a new supervisor comes soon."""
         if not self._up:
             return
-        self._tell("supervisor died", "")
+        self.tell("supervisor died", "")
         self._down()
         self.agenda.after(self.random.uniform(0.1, 2.0), self._begin)
 
@@ -214,7 +206,7 @@ class World:
         for site in self.sites.values():
             for server in list(site.servers.values()):
                 if server.alive and (server.id not in named or named[server.id].pid != server.pid):
-                    self._fail(f"{server.id} lives, and the record of the dead supervisor does not name it")
+                    self.fail(f"{server.id} lives, and the record of the dead supervisor does not name it")
                 if not self._policy.ends_leftovers:
                     continue
                 server.frozen = ""
@@ -223,7 +215,10 @@ class World:
         self.ledger.new_life(self.agenda.now)
         self._up = True
         self._shutdown = None
-        self.fleet = self._policy.reborn(self.record)
+        read = round_trip(self.record)
+        if read != self.record:
+            self.fail("the record does not give back the fleet")
+        self.fleet = self._policy.reborn(read)
         self.apply()
 
     def _arm(self, wake: float | None) -> None:
@@ -253,7 +248,7 @@ class World:
             return
         living = [s for s in self.sites[name].servers.values() if s.alive and not s.doomed]
         if late := [str(s.id) for s in living if not self.has("tree")]:
-            self._fail(f"{name} was stopped, and {late} still live")
+            self.fail(f"{name} was stopped, and {late} still live")
 
     def shut_down(self) -> None:
         self.post(ShutdownAsked())
@@ -268,14 +263,14 @@ class World:
     def _late_shutdown(self, life: int) -> None:
         if life == self._life:
             living = [str(s.id) for site in self.sites.values() for s in site.servers.values() if s.alive]
-            self._fail(f"the shutdown does not end; alive: {living}")
+            self.fail(f"the shutdown does not end; alive: {living}")
 
     def _ended(self) -> None:
         """The daemon's own stop is complete; systemd starts it again."""
         living = [s for site in self.sites.values() for s in site.servers.values() if s.alive]
         if stray := [str(s.id) for s in living if not s.doomed and s.id not in self.ledger.killed]:
-            self._fail(f"the shutdown is over and {stray} live")
-        self._tell("supervisor ended", "")
+            self.fail(f"the shutdown is over and {stray} live")
+        self.tell("supervisor ended", "")
         self._down()
         self.agenda.after(0.5, self._begin)
 
@@ -306,7 +301,7 @@ class World:
                 self.send(Preflighted(effect.program, effect.build.number, "it does not compile" if fails else ""), slow_s)
             case Forget():
                 if any(server.alive for server in self.sites[effect.program].servers.values()):
-                    self._fail(f"{effect.program} is forgotten while it lives")
+                    self.fail(f"{effect.program} is forgotten while it lives")
             case Note() | Tell():
                 pass
 
@@ -442,17 +437,12 @@ class World:
     # --- what a failure says
 
     def tell(self, kind: str, thing: object) -> None:
-        self._tell(kind, thing)
-
-    def _tell(self, kind: str, thing: object) -> None:
+        """One more line of the story."""
         self.story.append((self.agenda.now, kind, thing))
 
-    def _fail(self, problem: str) -> None:
-        if self._failed is None:
-            self._failed = Broken(problem)
-
     def fail(self, problem: str) -> None:
-        self._fail(problem)
+        """A rule does not hold; the first problem counts."""
+        self.problem = self.problem or problem
 
 
 def _unknown(seen: Looked) -> Looked:
