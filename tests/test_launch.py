@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.mechanism import launch as launching
-from supervisor.mechanism import tree
+from supervisor.mechanism import gate, tree
 from supervisor.mechanism.launch import Child, LaunchError, Preflight, launch, open_gate, run_preflight
 from supervisor.model import Build, InstanceId, LaunchSettings, Limits, OutputTo, RunPreflight, Spawn
 from tests.processes import as_subreaper, gone_within
@@ -46,7 +45,7 @@ print(json.dumps({
 @pytest.fixture(scope="module", autouse=True)
 def sealed() -> None:
     """Whatever runs the tests may have left descriptors open for us."""
-    launching.seal()
+    gate.seal()
 
 
 @pytest.fixture(autouse=True)
@@ -167,12 +166,23 @@ def test_launch_sets_limits_and_nice() -> None:
     assert found["nice"] == os.nice(0) + 3 == 3
 
 
+def test_widen_is_for_ourselves_alone() -> None:
+    given = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given[0] - 1, given[1]))
+    try:
+        gate.widen()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (given[1], given[1])
+        assert tuple(shown()["nofile"]) == given
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, given)
+
+
 @pytest.mark.parametrize("shell", ["/bin/dash", "/bin/bash", "/bin/busybox"])
 def test_launch_hands_many_sockets_over_in_order(monkeypatch: pytest.MonkeyPatch, shell: str) -> None:
     """Twelve, backwards: their own numbers overlap with those they become, and have more digits than a shell can redirect."""
     if not os.path.exists(shell):
         pytest.skip(f"this host has no {shell}")
-    monkeypatch.setattr(launching, "GATE", shell)
+    monkeypatch.setattr(gate, "GATE", shell)
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(12)]
     try:
         code = """
@@ -203,7 +213,7 @@ def test_seal_keeps_given_descriptors_from_programs(tmp_path: Path) -> None:
     with open(tmp_path / "lock", "w") as lock:
         os.set_inheritable(lock.fileno(), True)
         assert lock.fileno() in shown()["fds"]
-        launching.seal()
+        gate.seal()
         assert lock.fileno() not in shown()["fds"]
 
 
@@ -246,7 +256,7 @@ def test_launch_output_does_not_block_us() -> None:
 
 def test_gate_that_is_never_opened_runs_nothing(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
-    assert discard(start("touch", str(ran))) == launching.NOT_OPENED
+    assert discard(start("touch", str(ran))) == gate.NOT_OPENED
     assert not ran.exists()
 
 
@@ -286,7 +296,7 @@ def test_gate_of_a_dead_child_opens_without_an_error() -> None:
 @pytest.mark.parametrize("has_setpriv", [True, False])
 def test_launch_as_another_user(monkeypatch: pytest.MonkeyPatch, has_setpriv: bool) -> None:
     if not has_setpriv:
-        monkeypatch.setattr(launching, "_setpriv", lambda: "")
+        monkeypatch.setattr(gate, "_setpriv", lambda: "")
     user = pwd.getpwnam("nobody")
     script = (
         "id -u; id -ru; id -g; id -G; echo $HOME $USER $LOGNAME $LD_X; "
@@ -303,12 +313,29 @@ def test_launch_as_another_user(monkeypatch: pytest.MonkeyPatch, has_setpriv: bo
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may become another user")
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/dash", "/bin/busybox"])
+def test_launch_limits_another_user(monkeypatch: pytest.MonkeyPatch, shell: str) -> None:
+    if not os.path.exists(shell):
+        pytest.skip(f"this host has no {shell}")
+    monkeypatch.setattr(gate, "GATE", shell)
+    given = resource.getrlimit(resource.RLIMIT_NOFILE)
+    script = "grep -E 'open files|core' /proc/self/limits; nice"
+    plain = finish(start("/bin/sh", "-c", script, user="nobody"))[0].split()
+    limited = finish(start("/bin/sh", "-c", script, user="nobody", limits=Limits(nofile=77, core=0), nice=4))[0].split()
+    assert plain[-1] == str(os.nice(0))
+    assert list(map(int, plain[plain.index("open") + 2 :][:2])) == list(given)
+    assert limited[limited.index("open") + 2 :][:2] == ["77", "77"]
+    assert limited[limited.index("core") + 3 :][:2] == ["0", "0"]
+    assert limited[-1] == "4"
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may become another user")
 @pytest.mark.parametrize("has_setpriv", [True, False])
 def test_launch_with_another_group_keeps_the_user(monkeypatch: pytest.MonkeyPatch, has_setpriv: bool) -> None:
     if not has_setpriv:
-        monkeypatch.setattr(launching, "_setpriv", lambda: "")
+        monkeypatch.setattr(gate, "_setpriv", lambda: "")
     output, _ = finish(start("/bin/sh", "-c", "id -u; id -g; id -G", group="daemon"))
-    gid = launching._group("daemon")
+    gid = gate._group("daemon")
     assert output.splitlines() == ["0", str(gid), " ".join(map(str, [gid, *sorted(set(os.getgroups()) - {gid})]))]
 
 
@@ -317,14 +344,14 @@ def test_launch_gives_root_no_variable_that_loads_code() -> None:
     """What runs as root before the user's shell must not read what the user may have put into an env file."""
     settings = LaunchSettings(command=("true",), user="nobody")
     env = {"LD_PRELOAD": "evil.so", "GLIBC_TUNABLES": "x", "LC_ALL": "x", "LDAP_PASSWORD": "secret", "PATH": "/bin"}
-    words, clean = launching._gated(("/bin/true",), "/", settings, env, launching._owner(settings), False)
+    words, clean = gate._gated(("/bin/true",), "/", settings, env, gate.owner_of(settings), False)
     assert clean == {"LDAP_PASSWORD": "secret", "PATH": "/bin"}
     assert "export LD_PRELOAD=evil.so; " in words[words.index("-c") + 1]
     assert "secret" not in " ".join(words)
 
 
 def test_launch_as_ourselves_needs_no_right() -> None:
-    assert launching._dropping(launching._owner(LaunchSettings(command=("true",), user=pwd.getpwuid(os.geteuid()).pw_name))) == []
+    assert gate._dropping(gate.owner_of(LaunchSettings(command=("true",), user=pwd.getpwuid(os.geteuid()).pw_name)), 0) == []
 
 
 # --- failures -------------------------------------------------------------------------------------------------------------------

@@ -133,17 +133,18 @@ def end(of: Tree, strangers: Callable[[], Iterable[int]], deadline_s: float) -> 
     whoever watches it wants its status.
 
     returns  how many live on: in uninterruptible sleep, not ours to signal, or still forking at the deadline
+    raises   OSError when our own descriptors are used up
     """
     deadline = time.monotonic() + deadline_s
     seen: dict[int, int] = {}
     quiet = 0
     while quiet < 2:
-        held = _stop_all(of, strangers, seen, deadline)
-        if held:
-            quiet = 0
+        held: dict[int, int] = {}
+        try:
+            _stop_all(of, strangers, seen, held, deadline)
+        finally:  # those that were stopped are killed even when there was no descriptor left for one more
             _kill_all(of, held)
-        else:
-            quiet += 1
+        quiet = 0 if held else quiet + 1
         if time.monotonic() >= deadline:
             return len(living(of, strangers(), seen))
     return 0
@@ -163,9 +164,10 @@ def ending(result: os.waitid_result | None) -> tuple[int | None, str]:
     return -result.si_status, f"killed by {name}{core}"
 
 
-def _stop_all(of: Tree, strangers: Callable[[], Iterable[int]], seen: dict[int, int], deadline: float) -> dict[int, int]:
-    """Seize and stop processes of the tree until no new one is found. Returns pid -> pidfd."""
-    held: dict[int, int] = {}
+def _stop_all(
+    of: Tree, strangers: Callable[[], Iterable[int]], seen: dict[int, int], held: dict[int, int], deadline: float
+) -> None:
+    """Seize and stop processes of the tree until no new one is found. `held` gets pid -> pidfd."""
     while len(held) < HELD_LIMIT:
         fresh = [(pid, ticks) for pid, ticks in living(of, strangers(), seen).items() if pid not in held]
         for pid, ticks in fresh[: HELD_LIMIT - len(held)]:
@@ -176,7 +178,6 @@ def _stop_all(of: Tree, strangers: Callable[[], Iterable[int]], seen: dict[int, 
                 _send(pidfd, signal.SIGSTOP)
         if not fresh or time.monotonic() >= deadline:
             break
-    return held
 
 
 def _kill_all(of: Tree, held: dict[int, int]) -> None:
