@@ -11,7 +11,7 @@ from dataclasses import replace
 from supervisor.model import Build, Effect, Fact, Instance, InstanceId, Preflight, Program, RunPreflight, Severity, Spawn, State
 from supervisor.policy import history
 from supervisor.policy.clock import Clock
-from supervisor.policy.wanted import World, ceiling, counts, ready, suspects, wanted
+from supervisor.policy.wanted import World, ceiling, counts, ready, stale, suspects, wanted
 from supervisor.policy.words import enumerated, note, release_of, spell
 
 RELIEF_WINDOW_S = 60.0
@@ -54,7 +54,7 @@ def fill(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[E
         return _relief_refused(program, clock), ()
     build = program.good if relief and program.trial is not None and program.good is not None else program.build
     if build == program.build and program.preflight is not Preflight.PASSED:
-        return _run_preflight(program, clock)
+        return program, ()
     return _start(program, build, clock.now, relief=relief)
 
 
@@ -90,8 +90,15 @@ def _relief_refused(program: Program, clock: Clock) -> Program:
     return replace(note(program, "relief.refused", text), facts=(*program.facts, Fact("relief-budget", Severity.CRITICAL, text)))
 
 
-def _run_preflight(program: Program, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    asked = program.preflight_asked
+def prepare(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
+    """Run the preflight of the build under way as soon as an instance of it is needed, also where an old one has to leave first."""
+    up, asked = wanted(program, world), program.preflight_asked
+    needed = len(program.instances) < up or any(stale(program, i) for i in program.instances)
+    if program.preflight is Preflight.PASSED or not up or not needed or not program.ordered:
+        return program, ()
+    earliest = history.next_start(program)
+    if earliest is not None and not clock.due(earliest):
+        return program, ()
     if program.preflight is Preflight.ASKED and asked is not None and not clock.due(asked + 2 * PREFLIGHT_S):
         return program, ()
     program = note(program, "preflight.started", f"preflight of build {program.build.number}{release_of(program.build)}")

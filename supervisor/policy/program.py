@@ -327,6 +327,7 @@ STAGES: tuple[Stage, ...] = (
     trial,
     leave.leave,
     fill.order,
+    fill.prepare,
     fill.fill,
     serve,
     escalation.tell,
