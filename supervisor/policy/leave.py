@@ -72,9 +72,7 @@ def _stale_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
         if instance.state is State.STARTING and not (instance.relief and counts(program, instance)):
             return instance, why
         if alone(program):
-            if program.preflight is Preflight.PASSED and all(
-                i.state is State.READY for i in program.instances if i.id != instance.id
-            ):
+            if program.preflight is Preflight.PASSED and _others_ready(program, instance) >= up - 1:
                 return instance, why
         elif _others_ready(program, instance) >= up and not (instance.relief and suspects(program)):
             return instance, why
