@@ -43,6 +43,7 @@ from supervisor.model import (
     Exited,
     Fleet,
     Forget,
+    Instance,
     InstanceId,
     Kill,
     Look,
@@ -137,6 +138,7 @@ class Daemon:
     async def run(self) -> None:
         """Supervise until a shutdown has come to its end."""
         launch.seal()
+        launch.widen()
         for name, number in (("SIGTERM", signal.SIGTERM), ("SIGINT", signal.SIGINT)):
             self._loop.add_signal_handler(number, self._shut_down, name)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
@@ -160,17 +162,23 @@ class Daemon:
         for program in self._handover.read_all():
             name = program.settings.name
             numbers[name] = max(numbers.get(name, 0), program.started)
-            for left in program.instances:
-                if left.pid is None or left.start_ticks is None:
-                    continue
-                call = (reap.end_leftover, left.pid, left.start_ticks, reap.boot_id(), left.id)
-                count = await self._lanes["reap"].run(*call, deadline_s=LEFTOVER_S)
-                if count:
-                    self._tell_story(
-                        Note(name, "instance.left", f"{left.id}, left by a supervisor that died, is ended: {count} processes")
-                    )
+            for instance in program.instances:
+                await self._end_leftover(instance)
             self._handover.drop(name)
         return numbers
+
+    async def _end_leftover(self, left: Instance) -> None:
+        if left.pid is None or left.start_ticks is None:
+            return
+        call = (reap.end_leftover, left.pid, left.start_ticks, reap.boot_id(), left.id)
+        try:
+            count = await self._lanes["reap"].run(*call, deadline_s=LEFTOVER_S)
+        except LaneError as stuck:
+            self._warn(f"{left.id}, left by a supervisor that died, could not be ended: {stuck}")
+            return
+        if count:
+            text = f"{left.id}, left by a supervisor that died, is ended: {count} processes"
+            self._tell_story(Note(left.id.program, "instance.left", text))
 
     async def _close(self) -> None:
         """All that is wanted has happened: write what waits, and give everything back."""

@@ -583,6 +583,7 @@ class Spawn:
 
     id: InstanceId
     build: Build
+    heartbeat_s: float | None = None  # it has to send WATCHDOG=1 at least once in so many seconds
 
 
 @dataclass(frozen=True, slots=True)

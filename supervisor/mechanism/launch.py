@@ -68,6 +68,8 @@ def launch(spawn: Spawn, sockets: Sequence[int], environ: Mapping[str, str], not
     env = {**_environment(settings, environ, owner), "REVIVER_INSTANCE": str(spawn.id)}
     if notify_socket:
         env["NOTIFY_SOCKET"] = notify_socket
+    if spawn.heartbeat_s is not None:
+        env["WATCHDOG_USEC"] = str(int(spawn.heartbeat_s * 1e6))  # sd_watchdog_enabled(3)
     if sockets:
         env |= {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join([spawn.id.program] * len(sockets))}
     command = _command(with_fds(settings.command), spawn.build.directory, env["PATH"])

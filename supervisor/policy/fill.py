@@ -78,7 +78,8 @@ def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple
         reliefs=(*program.reliefs, now) if relief else program.reliefs,
         instances=(*program.instances, born),
     )
-    return program, (Spawn(born.id, build),)
+    health = program.settings.health
+    return program, (Spawn(born.id, build, health.every_s if health.heartbeat else None),)
 
 
 def _relief_refused(program: Program, clock: Clock) -> Program:
