@@ -227,21 +227,16 @@ def _move(path: Path, old: Path, number: int, keep: int) -> None:
 
 def _open_last(path: Path, lines: int) -> list[BufferedIOBase]:
     """The files that hold the last lines, oldest first, each at the first byte to read. The last one is the one written now."""
-    opened: dict[tuple[int, int], BufferedIOBase] = {}
-    with contextlib.suppress(FileNotFoundError):  # no folder yet
-        for candidate in (path, *(paths[0] for paths in _rotated(path).values())):
-            with contextlib.suppress(FileNotFoundError):  # a rotation goes on beside us
-                file = _open(candidate)
-                if _identity(file) in opened:
-                    file.close()
-                    continue
-                opened[_identity(file)] = file
-                start, found = _start_of_last(file, lines)
-                file.seek(start)
-                lines -= found
-            if lines <= 0:
-                break
-    return list(opened.values())[::-1]
+    files: list[BufferedIOBase] = []
+    for file in _open_all(path):
+        if files and lines <= 0:
+            file.close()
+            continue
+        start, found = _start_of_last(file, lines)
+        file.seek(start)
+        lines -= found
+        files.append(file)
+    return files[::-1]
 
 
 def _newer(path: Path, file: BufferedIOBase | None) -> list[BufferedIOBase]:
@@ -257,18 +252,27 @@ def _newer(path: Path, file: BufferedIOBase | None) -> list[BufferedIOBase]:
         if current.st_size < file.tell():  # somebody emptied it
             file.seek(0)
         return []
-    newer: list[BufferedIOBase] = []
-    try:
-        for other in (path, *(paths[0] for paths in _rotated(path).values())):
-            known = other.stat()
-            if known.st_ino == mine.st_ino or known.st_mtime_ns <= mine.st_mtime_ns:  # by time where ours was gzipped meanwhile
-                break
-            newer.append(_open(other))
-    except FileNotFoundError:  # a rotation goes on beside us: asked again a moment later
-        for opened in newer:
-            opened.close()
-        return []
+    others = _open_all(path)
+    at = next((index for index, other in enumerate(others) if _identity(other) == _identity(file)), len(others))
+    newer = others[:at]
+    if at == len(others):  # it was gzipped meanwhile, and is another file now: go by time
+        newer = [other for other in others if os.fstat(other.fileno()).st_mtime_ns > mine.st_mtime_ns]
+    for other in others:
+        if other not in newer:
+            other.close()
     return newer[::-1]
+
+
+def _open_all(path: Path) -> list[BufferedIOBase]:
+    """All files of a program, newest first, each once: a rotation beside us only moves files to where we come later."""
+    opened: dict[tuple[int, int], BufferedIOBase] = {}
+    with contextlib.suppress(FileNotFoundError):  # in the middle of a rotation, or no folder yet
+        for candidate in (path, *(paths[0] for paths in _rotated(path).values())):
+            with contextlib.suppress(FileNotFoundError):
+                file = _open(candidate)
+                if opened.setdefault(_identity(file), file) is not file:
+                    file.close()
+    return list(opened.values())
 
 
 def _open(path: Path) -> BufferedIOBase:

@@ -14,6 +14,7 @@ import fcntl
 import os
 import select
 import termios
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -35,7 +36,6 @@ TAIL_BYTES = 4096  # remembered of what an instance wrote last: a traceback and 
 TAILS_LIMIT = 200  # ended instances whose last words are remembered
 RETRY_S = 0.5  # between tries to write a file that could not be written
 HOLD_S = 1.0  # that another instance's open line may hold up this one's lines
-EMPTYING_TURNS = 8  # turns of a source when it is to be emptied, so that one that never stops writing does not stop us
 COMPRESSIONS_LIMIT = 64  # compressions that wait; the next rotation asks for all again
 NOW, NEVER = 0.0, float("inf")  # when a source wants its next turn
 
@@ -53,6 +53,7 @@ class _Source:
         self.hung_up = False  # nobody can write to it any more
         self.held = 0.0  # until when it waits for another's open line; 0 when it does not
         self.tail = b""
+        self.taken = 0  # bytes out of its pipe, ever
         self.unseen = 0  # bytes spliced since `tail` was brought up to date: the last ones of the file
 
 
@@ -83,6 +84,7 @@ class Outputs:
         self._commands: deque[Callable[[], None]] = deque()
         self._closed = False
         self._stopping = False
+        self._ringing = threading.Lock()  # the bell may not be closed while somebody rings it
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._bell, select.EPOLLIN)
@@ -110,28 +112,33 @@ class Outputs:
 
     def close(self, deadline_s: float) -> bool:
         """Write what is in the pipes and close them. False when the disk did not take it in time. Blocks."""
-        self._ask(self._stop)
-        self._closed = True  # nobody rings the bell any more: it is closed
-        self._compressing.close()  # what it has begun is begun anew the next time
+        if not self._closed:
+            self._ask(self._stop)
+            self._closed = True
+            self._compressing.close()  # what it has begun is begun anew the next time
         return self._pumping.drain(deadline_s)
 
     def _ask(self, command: Callable[[], None]) -> None:
-        self._commands.append(command)
-        if not self._closed:
-            os.eventfd_write(self._bell, 1)
+        with self._ringing:
+            self._commands.append(command)
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
 
     # From here on: the pump's thread.
 
     def _pump(self) -> None:
         while not self._stopping:
             self._turn()
+        for sink in self._sinks.values():
+            sink.retry = sink.patience = 0.0  # one more try
         for source in tuple(self._sources.values()):
             self._empty(source)
-        for source in tuple(self._sources.values()):
             self._end(source)
         self._epoll.close()
         self._glass.close()
-        os.close(self._bell)
+        with self._ringing:
+            os.close(self._bell)
+            self._bell = -1
 
     def _turn(self) -> None:
         wait = min(self._due.values(), default=NEVER) - time.monotonic()
@@ -179,25 +186,33 @@ class Outputs:
         return self._tails.get(id, b"")
 
     def _empty(self, source: _Source) -> None:
-        """Give it turns until its pipe is empty, but not for ever."""
-        for _ in range(EMPTYING_TURNS):
-            if self._sources.get(source.fd) is source:
-                self._serve(source, time.monotonic())
+        """Give it turns until what is in its pipe now is taken, or it can only wait."""
+        wanted = source.taken + _waiting(source.fd)
+        before = -1
+        while before < source.taken < wanted and self._sources.get(source.fd) is source:
+            before = source.taken
+            self._serve(source, time.monotonic())
 
     def _serve(self, source: _Source, now: float) -> None:
         """Give it one turn, and write down when it wants the next."""
-        sink = source.sink
         try:
-            due = self._spill(source, now) if now < sink.retry else self._move(source, now)
+            due = self._move(source, now) if now >= source.sink.retry else self._spill(source, now)
         except BlockingIOError:  # its pipe is empty
             due = NEVER
-        except OSError as problem:
-            self._stall(sink, problem, now)
-            due = sink.retry
         if due < NEVER and self._sources.get(source.fd) is source:
             self._due[source] = due
 
     def _move(self, source: _Source, now: float) -> float:
+        """One turn: into the file, or past it when that cannot be written."""
+        try:
+            return self._write(source, now)
+        except BlockingIOError:
+            raise
+        except OSError as problem:
+            self._stall(source.sink, problem, now)
+            return self._spill(source, now)
+
+    def _write(self, source: _Source, now: float) -> float:
         """One turn of a source whose file can be written."""
         sink, file = source.sink, source.sink.file
         if file.ready():
@@ -206,17 +221,18 @@ class Outputs:
         if sink.writer is not None and sink.writer is not source:
             self._recall(sink.writer)
         begins = file.ends_line()
-        if not begins and sink.writer is not source:
-            if not self._glass.look(source.fd):
-                return self._end(source)
+        full = file.room <= 0 and (begins or file.room < -LINE_BYTES)
+        behind = not begins and sink.writer is not source
+        if (full or behind) and not self._glass.look(source.fd):
+            return self._end(source)
+        if behind:
             if self._holds(source, now):
                 return source.held
             file.put(b"\n")
-            begins = True
         source.held = 0.0
-        if file.room <= 0 and (begins or file.room < -LINE_BYTES):
+        if full:
             self._rotate(sink)
-            begins = True
+        begins = begins or behind or full
         moved = self._transfer(source, begins)
         if not moved:
             return self._end(source)
@@ -243,6 +259,7 @@ class Outputs:
         sink = source.sink
         sink.writer = source
         source.unseen += count
+        source.taken += count
         for other in sink.sources:
             if other.held:
                 self._due[other] = NOW
@@ -255,7 +272,7 @@ class Outputs:
     def _holds(self, source: _Source, now: float) -> bool:
         """Whether it should wait for the end of another instance's line: a moment, and not while its own pipe fills up."""
         source.held = source.held or now + HOLD_S
-        return source.sink.writer is not None and now < source.held and not self._crowded(source)
+        return source.sink.writer is not None and now < source.held and not self._stopping and not self._crowded(source)
 
     def _crowded(self, source: _Source) -> bool:
         """Whether its pipe is half full and cannot be widened. Half: writes of half a page and a byte fill a page each."""
@@ -289,6 +306,7 @@ class Outputs:
             return self._end(source)
         self._recall(source)
         source.tail = (source.tail + dropped)[-TAIL_BYTES:]
+        source.taken += len(dropped)
         sink.lost += len(dropped)
         sink.writer = None  # what comes next does not go on with the file's last line
         return NOW

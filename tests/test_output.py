@@ -1,0 +1,429 @@
+"""The programs' output: every byte, in order, no line cut or mixed, whatever the disk, the operator or a kill does meanwhile."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.mechanism import logfiles, output
+from supervisor.mechanism.output import Outputs, follow, tail
+from supervisor.model import InstanceId, OutputSettings
+from tests.disk import fill, free, small_disk
+
+DEADLINE_S = 15.0
+ID = InstanceId("store", 1)
+PLAIN = OutputSettings(compress=False)
+SMALL = OutputSettings(rotate_bytes=1000, keep=500, compress=False)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.005)
+
+
+class Room:
+    """Outputs on one folder; what was attached is closed at the end."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self.log_dir = log_dir
+        self.path = log_dir / "store.log"
+        self.remarks: list[str] = []
+        self.outputs = Outputs(str(log_dir), lambda program, text: self.remarks.append(f"{program}: {text}"))
+        self.writers: list[int] = []
+
+    def attach(self, id: InstanceId = ID, settings: OutputSettings = PLAIN) -> int:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.outputs.attach(id, reader, settings)
+        self.writers.append(writer)
+        return writer
+
+    def end(self, writer: int) -> None:
+        self.writers.remove(writer)
+        os.close(writer)
+
+    def close(self) -> None:
+        for writer in tuple(self.writers):
+            self.end(writer)
+        assert self.outputs.close(DEADLINE_S)
+
+    def rotated(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.log_dir.glob("store.log.*"), key=lambda path: -int(path.name.split(".")[2]))
+
+    def all(self) -> bytes:
+        packed = b"".join(gzip.decompress(p.read_bytes()) if p.suffix == ".gz" else p.read_bytes() for p in self.rotated())
+        return packed + (self.path.read_bytes() if self.path.exists() else b"")
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    before, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
+    made = Room(tmp_path / "logs")
+    yield made
+    made.close()
+    assert set(os.listdir("/proc/self/fd")) <= before
+    until(lambda: set(threading.enumerate()) <= threads)
+
+
+def test_bytes_arrive_exactly_and_a_line_need_not_be_finished(room: Room) -> None:
+    writer = room.attach()
+    os.write(writer, b"\x00\xff one\r\n\n prompt> ")
+    until(lambda: room.path.exists() and room.path.read_bytes() == b"\x00\xff one\r\n\n prompt> ")
+    os.write(writer, b"answer\n")
+    room.close()
+    assert room.all() == b"\x00\xff one\r\n\n prompt> answer\n"
+
+
+def test_rotation_cuts_no_line_and_keeps_every_byte(room: Room) -> None:
+    writer = room.attach(settings=SMALL)
+    sent = b"".join(b"%05d %s\n" % (number, b"x" * (number % 300)) for number in range(1000))
+    os.write(writer, sent)
+    room.close()
+    files = [*room.rotated(), room.path]
+    assert room.all() == sent
+    assert len(files) > 100
+    for path in files[:-1]:
+        data = path.read_bytes()
+        assert data.endswith(b"\n")
+        assert 1000 <= len(data) < 1000 + 310
+
+
+def test_rotation_removes_what_is_beyond_keep(room: Room) -> None:
+    writer = room.attach(settings=OutputSettings(rotate_bytes=1000, keep=3, compress=False))
+    lines = [b"%099d\n" % number for number in range(100)]
+    os.write(writer, b"".join(lines))
+    room.close()
+    assert [path.name for path in room.rotated()] == ["store.log.3", "store.log.2", "store.log.1"]
+    assert room.all() == b"".join(lines[60:])
+
+
+def test_a_line_that_never_ends_is_cut_so_that_no_file_grows_for_ever(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "LINE_BYTES", 10_000)
+    writer = room.attach(settings=SMALL)
+    os.write(writer, b"x" * 60_000)
+    room.close()
+    assert room.all() == b"x" * 60_000
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "both"])
+def test_what_was_rotated_is_compressed_also_after_a_death_in_between(room: Room, left: str) -> None:
+    room.log_dir.mkdir()
+    old = b"written in an earlier life\n" * 50
+    (room.log_dir / "store.log.1").write_bytes(old)
+    if left == "half":
+        (room.log_dir / "store.log.77.gz.new").write_bytes(b"half")
+    if left == "both":
+        (room.log_dir / "store.log.1.gz").write_bytes(gzip.compress(old))
+    writer = room.attach(settings=OutputSettings(rotate_bytes=1000))
+    new = b"".join(b"%099d\n" % number for number in range(35))
+    os.write(writer, new)
+    until(lambda: {path.name for path in room.log_dir.iterdir()} == {"store.log", *(f"store.log.{n}.gz" for n in range(1, 5))})
+    assert room.all() == old + new
+    assert b"".join(tail(str(room.log_dir), "store", 1000)) == old + new
+
+
+def test_a_gap_that_a_death_left_in_the_numbers_is_filled(room: Room) -> None:
+    room.log_dir.mkdir()
+    for number in (1, 3):
+        (room.log_dir / f"store.log.{number}").write_bytes(b"%d\n" % number)
+    writer = room.attach(settings=SMALL)
+    os.write(writer, b"x" * 999 + b"\n" + b"next\n")
+    room.close()
+    assert [(path.name, path.read_bytes()[:1]) for path in room.rotated()] == [
+        ("store.log.3", b"3"),
+        ("store.log.2", b"1"),
+        ("store.log.1", b"x"),
+    ]
+
+
+def flood(writer: int, tag: bytes, count: int, piece: int) -> threading.Thread:
+    """Write numbered lines in pieces that do not care for lines."""
+    data = b"".join(b"%s %06d %s\n" % (tag, number, tag * 30) for number in range(count))
+
+    def write() -> None:
+        for start in range(0, len(data), piece):
+            os.write(writer, data[start : start + piece])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("settings", [PLAIN, OutputSettings(rotate_bytes=100_000, keep=500, compress=False)])
+def test_lines_of_two_instances_do_not_mix(room: Room, settings: OutputSettings) -> None:
+    threads = [
+        flood(room.attach(InstanceId("store", 1), settings), b"A", 8000, 777),
+        flood(room.attach(InstanceId("store", 2), settings), b"B", 8000, 200_000),
+        flood(room.attach(InstanceId("store", 3), settings), b"C", 800, 7),
+    ]
+    for thread in threads:
+        thread.join()
+    room.close()
+    lines = room.all().splitlines()
+    for tag, count in ((b"A", 8000), (b"B", 8000), (b"C", 800)):
+        mine = [line for line in lines if line.startswith(tag)]
+        assert mine == [b"%s %06d %s" % (tag, number, tag * 30) for number in range(count)]
+    assert len(lines) == 16_800
+
+
+def test_an_open_line_is_ended_before_another_instance_goes_on(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "HOLD_S", 0.05)
+    first, second = room.attach(InstanceId("store", 1)), room.attach(InstanceId("store", 2))
+    os.write(first, b"hangs in mid-")
+    until(lambda: room.path.exists() and room.path.stat().st_size > 0)
+    os.write(second, b"relief\n")
+    until(lambda: b"relief\n" in room.path.read_bytes())
+    assert room.path.read_bytes() == b"hangs in mid-\nrelief\n"
+
+
+def test_an_open_line_that_goes_on_soon_is_waited_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "HOLD_S", DEADLINE_S)
+    first, second = room.attach(InstanceId("store", 1)), room.attach(InstanceId("store", 2))
+    os.write(first, b"one ")
+    until(lambda: room.path.exists() and room.path.stat().st_size > 0)
+    os.write(second, b"two\n")
+    assert room.outputs.last(InstanceId("store", 2)) == b""
+    os.write(first, b"line\nand more")
+    until(lambda: room.path.read_bytes() == b"one line\ntwo\nand more")
+
+
+def test_the_next_instance_begins_a_line_of_its_own(room: Room) -> None:
+    writer = room.attach(InstanceId("store", 1))
+    os.write(writer, b"died here")
+    room.end(writer)
+    until(lambda: room.outputs.last(InstanceId("store", 1)) == b"died here")
+    os.write(room.attach(InstanceId("store", 2)), b"started\n")
+    room.close()
+    assert room.all() == b"died here\nstarted\n"
+
+
+def test_last_is_what_the_instance_wrote_itself_across_rotation_and_its_end(room: Room) -> None:
+    first, second = room.attach(InstanceId("store", 1), SMALL), room.attach(InstanceId("store", 2), SMALL)
+    for number in range(200):
+        os.write(first, b"first %03d\n" % number)
+        os.write(second, b"second %03d\n" % number)
+    wanted = b"".join(b"first %03d\n" % number for number in range(200))
+    assert room.outputs.last(InstanceId("store", 1)) == wanted[-4096:]
+    room.end(first)
+    os.write(second, b"more\n" * 1000)
+    assert room.outputs.last(InstanceId("store", 1)) == wanted[-4096:]
+    assert room.outputs.last(InstanceId("store", 2)) == (b"more\n" * 1000)[-4096:]
+    assert room.outputs.last(InstanceId("store", 3)) == b""
+
+
+def test_timestamps_stand_before_each_line_and_nowhere_else(room: Room) -> None:
+    writer = room.attach(settings=OutputSettings(timestamps=True, compress=False))
+    os.write(writer, b"one\ntw")
+    until(lambda: room.path.exists() and room.path.read_bytes().endswith(b"tw"))
+    os.write(writer, b"o\n\nthree\n")
+    room.close()
+    lines = room.all().split(b"\n")
+    assert [line[24:] for line in lines] == [b" one", b" two", b" ", b" three", b""]
+    assert all(line[10:11] == b"T" and line[23:24] == b"Z" for line in lines[:-1])
+
+
+def test_changed_settings_hold_from_the_next_byte(room: Room) -> None:
+    writer = room.attach()
+    os.write(writer, b"x" * 1999 + b"\n")
+    until(lambda: room.path.exists() and room.path.stat().st_size == 2000)
+    room.outputs.update("store", SMALL)
+    os.write(writer, b"next\n")
+    until(lambda: room.path.read_bytes() == b"next\n")
+    assert (room.log_dir / "store.log.1").stat().st_size == 2000
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "emptied", "folder removed"])
+def test_a_file_that_somebody_took_away_is_begun_again(room: Room, what: str) -> None:
+    writer = room.attach()
+    os.write(writer, b"before\n")
+    until(lambda: room.path.exists() and room.path.read_bytes() == b"before\n")
+    match what:
+        case "removed":
+            room.path.unlink()
+        case "replaced":
+            room.path.rename(room.log_dir / "elsewhere")
+            room.path.write_bytes(b"theirs\n")
+        case "emptied":
+            os.truncate(room.path, 0)
+        case _:
+            room.path.unlink()
+            room.log_dir.rmdir()
+    os.write(writer, b"after\n")
+    wanted = b"theirs\nafter\n" if what == "replaced" else b"after\n"
+    until(lambda: room.path.exists() and room.path.read_bytes() == wanted)
+
+
+def test_a_full_disk_costs_output_and_never_holds_the_program_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "RETRY_S", 0.05)
+    with small_disk("300k") as disk:
+        room = Room(disk / "logs")
+        writer = room.attach()
+        os.write(writer, b"before\n")
+        until(lambda: room.path.exists() and room.path.read_bytes() == b"before\n")
+        fill(disk)
+        threads = [flood(writer, b"x", 60_000, 50_000)]
+        threads[0].join(DEADLINE_S)
+        assert not threads[0].is_alive()
+        until(lambda: room.outputs.last(ID).endswith(b"x 059999 " + b"x" * 30 + b"\n"))
+        assert "No space left on device" in room.remarks[0]
+        free(disk)
+
+        def written_again() -> bool:
+            os.write(writer, b"again\n")
+            return len(room.remarks) > 1
+
+        until(written_again)
+        room.close()
+        lost = re.search(r"is written again; ([0-9.]+) MB of output was lost", room.remarks[1])
+        assert lost is not None
+        lines = room.all().splitlines()
+        assert lines[0] == b"before"
+        assert lines[-1] == b"again"
+        sent = 60_000 * len(b"x 000000 " + b"x" * 30 + b"\n")
+        kept = sum(len(line) + 1 for line in lines if line.startswith(b"x "))
+        assert float(lost[1]) * 1e6 == pytest.approx(sent - kept, abs=100_000)
+
+
+def test_a_folder_that_cannot_be_made_is_said_once_and_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "RETRY_S", 0.02)
+    room.log_dir.touch()
+    writer = room.attach()
+    os.write(writer, b"one\n")
+    until(lambda: bool(room.remarks))
+    room.log_dir.unlink()
+    until(lambda: room.path.exists() and room.path.read_bytes() == b"one\n")
+    assert [remark.split(":")[0] for remark in room.remarks] == ["store", "store"]
+    assert room.remarks[1].endswith("is written again; 0 bytes of output was lost")
+
+
+KILLED = """
+import os, sys, time
+from supervisor.mechanism.output import Outputs
+from supervisor.model import InstanceId, OutputSettings
+outputs = Outputs(sys.argv[1], print)
+settings = OutputSettings(rotate_bytes=20_000, keep=10_000, compress=False)
+for number, fd in enumerate(sys.argv[2:]):
+    outputs.attach(InstanceId("store", int(number)), int(fd), settings)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_sigkill_of_the_supervisor_loses_no_byte(tmp_path: Path) -> None:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    thread = flood(writer, b"A", 100_000, 1000)
+    for round_number in range(8):
+        command = [sys.executable, "-c", KILLED, str(tmp_path), str(reader)]
+        with subprocess.Popen(command, pass_fds=[reader], stdout=subprocess.PIPE) as pump:
+            assert pump.stdout is not None
+            assert pump.stdout.readline() == b"ready\n"
+            until(lambda: any(tmp_path.iterdir()))
+            threading.Event().wait(0.003 * round_number)  # any moment will do
+            pump.send_signal(signal.SIGKILL)
+    room = Room(tmp_path)
+    room.outputs.attach(ID, reader, OutputSettings(rotate_bytes=20_000, keep=10_000, compress=False))
+    thread.join()
+    os.close(writer)
+    room.close()
+    # each new pump takes the bytes for another instance's, and so may end the open line that the dead one left
+    assert room.all().replace(b"\n", b"") == b"".join(b"A %06d %s" % (number, b"A" * 30) for number in range(100_000))
+
+
+def write_files(folder: Path, contents: list[bytes], packed: int = 0) -> None:
+    """Oldest first; the `packed` oldest ones gzipped; the last one is the file written now."""
+    for index, data in enumerate(contents[:-1]):
+        name = folder / f"store.log.{len(contents) - 1 - index}"
+        if index < packed:
+            name.with_name(f"{name.name}.gz").write_bytes(gzip.compress(data))
+        else:
+            name.write_bytes(data)
+    (folder / "store.log").write_bytes(contents[-1])
+
+
+@pytest.mark.parametrize("packed", [0, 2])
+@pytest.mark.parametrize("last", [b"", b"8\n9\n", b"8\n9\nopen"])
+def test_tail_gives_the_last_lines_from_as_many_files_as_it_takes(tmp_path: Path, last: bytes, packed: int) -> None:
+    write_files(tmp_path, [b"1\n2\n3\n", b"4\n5\n", b"6\n7\n", last], packed)
+    lines = (b"1\n2\n3\n4\n5\n6\n7\n" + last).splitlines(keepends=True)
+    for count in range(len(lines) + 2):
+        assert list(tail(str(tmp_path), "store", count)) == (lines[-count:] if count else [])
+
+
+def test_tail_finds_lines_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfiles, "BLOCK_BYTES", 7)
+    lines = [b"%s\n" % (b"x" * (number % 20)) for number in range(60)]
+    write_files(tmp_path, [b"".join(lines)])
+    for count in range(1, 61):
+        assert list(tail(str(tmp_path), "store", count)) == lines[-count:]
+
+
+def test_tail_of_nothing_is_nothing_and_of_a_broken_gzip_what_can_be_read(tmp_path: Path) -> None:
+    assert list(tail(str(tmp_path / "absent"), "store", 10)) == []
+    (tmp_path / "store.log.1.gz").write_bytes(gzip.compress(os.urandom(1000))[:50])
+    (tmp_path / "store.log").write_bytes(b"now\n")
+    assert list(tail(str(tmp_path), "store", 10))[-1] == b"now\n"
+
+
+def test_follow_goes_on_across_rotations_and_over_an_emptied_file(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfiles, "POLL_S", 0.002)
+    writer = room.attach(settings=SMALL)
+    os.write(writer, b"old 1\nold 2\n")
+    until(lambda: room.path.exists() and room.path.stat().st_size == 12)
+    followed = follow(str(room.log_dir), "store", 1)
+    assert next(followed) == b"old 2\n"
+    sent = [b"%04d %s\n" % (number, b"x" * 90) for number in range(300)]
+    os.write(writer, b"".join(sent))
+    assert list(itertools.islice(followed, 300)) == sent
+    os.write(writer, b"prompt> ")
+    assert next(followed) == b"prompt> "
+    os.truncate(room.path, 0)
+    os.write(writer, b"anew\n")
+    assert next(followed) == b"anew\n"
+    followed.close()
+
+
+def test_follow_waits_for_a_file_that_is_not_there_yet(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfiles, "POLL_S", 0.002)
+    followed = follow(str(room.log_dir), "store", 10)
+    os.write(room.attach(), b"first\n")
+    assert next(followed) == b"first\n"
+    followed.close()
+
+
+def test_follow_finds_its_way_when_its_file_was_compressed_meanwhile(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfiles, "POLL_S", 0.002)
+    writer = room.attach(settings=OutputSettings(rotate_bytes=1000, keep=100))
+    os.write(writer, b"first\n")
+    until(lambda: room.path.exists() and room.path.stat().st_size == 6)
+    followed = follow(str(room.log_dir), "store", 1)
+    assert next(followed) == b"first\n"
+    sent = [b"%04d %s\n" % (number, b"x" * 400) for number in range(9)]
+    for line in sent:  # one after the other, so that each file has a time of its own
+        os.write(writer, line)
+        assert room.outputs.last(ID).endswith(line)
+        threading.Event().wait(0.01)
+    until(lambda: (room.log_dir / "store.log.1.gz").exists() and not (room.log_dir / "store.log.1").exists())
+    assert list(itertools.islice(followed, 9)) == sent
+    followed.close()
+
+
+def test_hundreds_of_programs_share_the_one_thread(room: Room) -> None:
+    ids = [InstanceId(f"p{number}", 1) for number in range(200)]
+    writers = [room.attach(id) for id in ids]
+    for id, writer in zip(ids, writers, strict=True):
+        os.write(writer, f"{id}\n".encode())
+    room.close()
+    assert [(room.log_dir / f"{id.program}.log").read_text() for id in ids] == [f"{id}\n" for id in ids]
