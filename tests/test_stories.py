@@ -47,6 +47,19 @@ STORIES = {
         136.7 start 8
         """,
     ),
+    "a stop ends the incident of a crash loop": (
+        "store x1+1 budget=3; r1: crashes",
+        "20 stop store",
+        """
+        0.0 start 1
+        0.1 tell crash
+        0.6 start 2
+        1.9 start 3
+        4.3 start 4
+        4.4 tell crash-loop
+        20.0 tell over
+        """,
+    ),
     "a slow boot within its time is left alone": (
         "store x1+1 boot-limit=60; r1: boot=50",
         "",
@@ -61,6 +74,16 @@ STORIES = {
         10.0 tell start
         10.5 start 2
         85.5 tell over
+        """,
+    ),
+    "a boot that takes too long beside its successor: that one has twice the time already": (
+        "store x1+1 boot-limit=10; r1: boot=15",
+        "",
+        """
+        0.0 start 1
+        10.0 tell down, start 2, kill 1
+        10.0 tell start
+        85.0 tell over
         """,
     ),
     "a hang: relief serves, the suspect may finish, and is killed when it is proven hung": (
@@ -227,6 +250,21 @@ STORIES = {
         120.0 kill 2
         120.0 tell start, tell rollback
         180.0 tell over
+        """,
+    ),
+    "one that never answered and does not listen keeps no place longer than its grace": (
+        "store x1+1 boot-limit=60",
+        """
+        100 apply store r2 x1+1 boot-limit=60; r2: silent
+        110 apply store r3 x1+1 boot-limit=60
+        """,
+        """
+        0.0 start 1
+        100.0 start 2 r2
+        110.0 stop 2
+        120.0 kill 2
+        120.0 start 3 r3
+        120.5 stop 1
         """,
     ),
     "a bad build that fails its preflight is never started": (

@@ -569,8 +569,8 @@ def lost_stays_lost(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> st
 
 def drains_in_order(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """In a shutdown nobody is asked to stop before those that need it are gone, or cannot be killed."""
-    if not turn.after.draining or turn.after.hurried:
-        return ""
+    if not turn.after.draining or turn.after.hurried or isinstance(turn.event, RestartAsked):
+        return ""  # an operator's restart waits for no order
     for effect in turn.effects:
         if isinstance(effect, Signal):
             program = turn.after.programs.get(effect.id.program)
