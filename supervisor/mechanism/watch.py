@@ -45,6 +45,7 @@ from supervisor.policy.diagnosis import (
 
 QUEUE_S = 0.25  # between two looks at the accept queue: 1 µs for a held socket, and it is where a hang is seen first
 LIGHT_S = 1.0  # between two light samples
+CALM_JUDGE_S = 5.0  # between two verdicts while nothing is odd
 SLOW_S = 30.0  # the same for what can neither be asked nor seen serving: 1000 of those must cost next to nothing
 AGES_S = (
     2.0  # between two looks at connections' ages where there is no probe: an event loop stuck with its old customers has no queue
@@ -97,6 +98,7 @@ class _Instance:
         self.next_ask = now
         self.next_find = now + FIND_AT_S[0]
         self.finding: Finding | None = None
+        self.judged = -math.inf
         self.told: Kind | None = None
         self.told_at = -math.inf
         self.hot = False
@@ -305,8 +307,7 @@ class Watcher:
         if self._timer is not None:
             self._timer.cancel()
         self._planned = due
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(loop.time() + max(0.0, due - time.monotonic()), self._tick)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -361,7 +362,7 @@ class Watcher:
             self._question(program, instance, now)
             if instance.ready is None:
                 self._see_ready(program, instance, now)
-            elif fresh and program.instances.get(instance.id) is instance:
+            elif fresh and program.instances.get(instance.id) is instance and self._wants_verdict(program, instance, now):
                 self._judge(program, instance, now)
 
     def _look_at_queue(self, program: _Program, now: float) -> None:
@@ -567,6 +568,11 @@ class Watcher:
 
     # --- judging and telling ----------------------------------------------------------------------------------------------------
 
+    def _wants_verdict(self, program: _Program, instance: _Instance, now: float) -> bool:
+        """Whether a verdict could be another than the last one; what could make it so is odd, and looked at densely."""
+        calm = instance.told is Kind.HEALTHY and instance.dense_until <= now and not program.settings.health.heartbeat
+        return not calm or now - instance.judged >= CALM_JUDGE_S
+
     def _judge(self, program: _Program, instance: _Instance, now: float) -> None:
         finding = self._diagnose(program, instance, now)
         kind = finding.verdict.kind
@@ -606,6 +612,7 @@ class Watcher:
             blind="our own loop was late" if now < self._blind_until else program.unseen,
             host=self._look_at_host(now),
         )
+        instance.judged = now
         instance.finding = diagnose(window)
         return instance.finding
 
