@@ -70,8 +70,7 @@ STORIES = {
         "",
         """
         0.0 start 1
-        10.0 tell down, kill 1
-        10.0 tell start
+        10.0 tell down, tell start, kill 1
         10.5 start 2
         85.5 tell over
         """,
@@ -81,9 +80,9 @@ STORIES = {
         "",
         """
         0.0 start 1
-        10.0 tell down, start 2, kill 1
-        10.0 tell start
-        85.0 tell over
+        10.0 tell down, tell start, kill 1
+        10.5 start 2
+        85.5 tell over
         """,
     ),
     "a hang: relief serves, the suspect may finish, and is killed when it is proven hung": (
@@ -247,8 +246,7 @@ STORIES = {
         """
         0.0 start 1
         100.0 start 2 r2
-        120.0 kill 2
-        120.0 tell start, tell rollback
+        120.0 tell start, tell rollback, kill 2
         180.0 tell over
         """,
     ),

@@ -79,7 +79,7 @@ def close(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[
 
 def _calm(program: Program, up: int) -> bool:
     """Whether all is as it should be: as many ready as wanted, nobody suspect or failing."""
-    if program.facts or program.crash_loop or program.broken:
+    if program.facts or (up and (program.crash_loop or program.broken)):
         return False
     if any(i.state in (State.SUSPECT, State.KILLING) for i in program.instances):
         return False

@@ -73,11 +73,7 @@ def ended(program: Program, instance: Instance, event: Exited, now: float) -> Pr
                 note(program, "instance.killed", f"killed: {instance.why}", instance), instance, now, instance.why, delayed=False
             )
         case State.KILLING, Blame.START:
-            program = replace(program, slow_starts=program.slow_starts + 1)
-            program = note(program, "instance.killed", f"killed: {instance.why}", instance)
-            return _told(
-                fail(program, instance, now, instance.why, delayed=True), instance, "start", f"{instance.id} {instance.why}; killed"
-            )
+            return note(program, "instance.killed", f"killed: {instance.why}", instance)
         case ((State.RETIRING | State.KILLING), _):
             return note(
                 program,
@@ -87,6 +83,12 @@ def ended(program: Program, instance: Instance, event: Exited, now: float) -> Pr
             )
         case _:
             return _unasked(program, instance, event, words, now)
+
+
+def never_ready(program: Program, instance: Instance, now: float, why: str) -> Program:
+    """Its time to become ready is over: that counts now, for its successor may start before its end is heard."""
+    program = replace(program, slow_starts=program.slow_starts + 1)
+    return _told(fail(program, instance, now, why, delayed=True), instance, "start", f"{instance.id} {why}; killed")
 
 
 def _asked(instance: Instance) -> str:

@@ -32,6 +32,7 @@ from supervisor.model import (
     State,
     TakeEvidence,
 )
+from supervisor.policy import history
 from supervisor.policy.clock import Clock
 from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, patience_s, suspects
 from supervisor.policy.words import note, release_of, spell
@@ -99,6 +100,8 @@ def press(program: Program, now: float) -> Program:
 
 def put(program: Program, instance: Instance) -> Program:
     """The program with this instance in the place of the one of the same id."""
+    if any(i is instance for i in program.instances):
+        return program
     return replace(program, instances=tuple(instance if i.id == instance.id else i for i in program.instances))
 
 
@@ -112,7 +115,8 @@ def _starting(program: Program, instance: Instance, clock: Clock) -> Settled:
         return program, instance, ()
     seen = instance.seen is not None and instance.seen >= deadline
     if seen or clock.due(instance.spawned + 2 * limit_s):
-        return _kill(program, instance, clock.now, Blame.START, f"not ready {spell(clock.now - instance.spawned)} after its start")
+        why = f"not ready {spell(clock.now - instance.spawned)} after its start"
+        return _kill(history.never_ready(program, instance, clock.now, why), instance, clock.now, Blame.START, why)
     return _look(program, instance, clock)
 
 
@@ -185,7 +189,8 @@ def _retiring(program: Program, instance: Instance, clock: Clock) -> Settled:
         stop = program.settings.stop
         program = note(program, "instance.retired", f"asked to stop (SIG{stop}): {instance.why}", instance)
         return program, replace(instance, asked=clock.now), (Signal(instance.id, stop),)
-    if instance.pressed is not None and clock.due(max(instance.asked, instance.pressed) + program.settings.grace_s):
+    pressed = instance.pressed if instance.ready is not None else instance.asked  # one that never served has nothing to finish
+    if pressed is not None and clock.due(max(instance.asked, pressed) + program.settings.grace_s):
         return _kill(
             program, instance, clock.now, Blame.NOBODY, f"it did not stop within its grace of {spell(program.settings.grace_s)}"
         )

@@ -254,11 +254,10 @@ def record(program: Program, _: World, __: Clock) -> tuple[Program, tuple[Effect
 def expire(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
     """Forget what is over: failures outside the window, and a crash loop after a healthy run."""
     restart = program.settings.restart
-    program = replace(
-        program,
-        failures=tuple(at for at in program.failures if not clock.due(at + restart.window_s)),
-        reliefs=tuple(at for at in program.reliefs if not clock.due(at + fill.RELIEF_WINDOW_S)),
-    )
+    failures = tuple(at for at in program.failures if not clock.due(at + restart.window_s))
+    reliefs = tuple(at for at in program.reliefs if not clock.due(at + fill.RELIEF_WINDOW_S))
+    if (failures, reliefs) != (program.failures, program.reliefs):
+        program = replace(program, failures=failures, reliefs=reliefs)
     if program.crash_loop and ready(program) >= program.settings.instances:
         since = max(i.since for i in program.instances if i.state is State.READY)
         if clock.due(since + restart.healthy_s):

@@ -109,7 +109,6 @@ class Ledger:
     asked: dict[InstanceId, float] = field(default_factory=dict)  # its stop signal
     pressed: set[InstanceId] = field(default_factory=set)  # somebody waits for its end: stop, `restart --now`, or its successor
     slow: dict[InstanceId, int] = field(default_factory=dict)  # slow starts in a row when it was started
-    late: set[InstanceId] = field(default_factory=set)  # killed because it was not ready in time
     killed: dict[InstanceId, float] = field(default_factory=dict)
     looked: dict[InstanceId, Looked] = field(default_factory=dict)  # the newest that was delivered
     excused: dict[InstanceId, float] = field(default_factory=dict)
@@ -126,7 +125,6 @@ class Ledger:
         self.living.clear()
         self.spawned.clear()
         self.opened.clear()
-        self.late.clear()
         self.killed.clear()
         self.programs.clear()
 
@@ -148,9 +146,6 @@ def hear(turn: Turn, ledger: Ledger) -> None:
                 ledger.killed[event.id] = now  # the mechanism sent SIGKILL to what is left
             else:
                 ledger.living.discard(event.id)
-            if event.id in ledger.late:
-                ledger.late.discard(event.id)
-                ledger.past(event.id.program).slow_starts += 1
         case Looked():
             _hear_look(event, ledger, now)
         case Spared():
@@ -205,7 +200,7 @@ def _write(turn: Turn, ledger: Ledger) -> None:
             case Kill():
                 ledger.kills += 1
                 if effect.id not in ledger.killed and (before := turn.instance(effect.id)) and before.state is State.STARTING:
-                    ledger.late.add(effect.id)
+                    ledger.past(effect.id.program).slow_starts += 1
                 ledger.killed[effect.id] = now
             case Tell():
                 ledger.told.add((effect.incident, effect.key, effect.step))
