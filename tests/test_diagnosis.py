@@ -347,7 +347,7 @@ windows = st.builds(
 
 
 @given(windows)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_window_has_a_verdict_and_silence_needs_its_time(seen: Window) -> None:
     """Total; never suspect while something moved within `suspect`; never hung before its limit; never hung by a blind observer."""
     found = diagnose(seen)
@@ -367,7 +367,7 @@ def test_any_window_has_a_verdict_and_silence_needs_its_time(seen: Window) -> No
 
 
 @given(sockets, sockets, st.none() | st.frozensets(st.integers(10, 14)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_two_looks_can_be_compared(before: SocketSample, after: SocketSample, pids: frozenset[int] | None) -> None:
     followed = follow(before, after)
     assert {each.key for each in followed.clients} == {each.key for each in after.clients}

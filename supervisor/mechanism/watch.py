@@ -56,6 +56,7 @@ LASTING_LOOK_S = 0.25  # between two looks at a suspect after that, and between 
 LOOK_SHARE = 20  # a look at connections takes at most this part of the time (1/20), however many they are
 LAG_S = 0.5  # our own loop late by this: nothing is concluded
 BLIND_S = 1.0  # for so long after it
+BEHIND_S = 0.1  # late by this: answers that came meanwhile are read before anything is concluded
 START_ASK_S = ((3.0, 0.05), (20.0, 0.1), (math.inf, 0.25))  # until an age, between two questions to one that starts
 START_TIMEOUT_S = 10.0  # of a question that waits in a held socket's queue until the program has booted
 AGAIN_S = 0.1  # between two questions when another instance took the last one and this one is in doubt
@@ -149,6 +150,7 @@ class Watcher:
         self._due: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._planned = math.inf
+        self._behind = False
         self._blind_until = -math.inf
         self._host: Host | None = None
         self._host_at = -math.inf
@@ -311,6 +313,7 @@ class Watcher:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        self._behind = now - self._planned > BEHIND_S
         if now - self._planned > LAG_S:
             self._go_blind(now)
         self._timer, self._planned = None, math.inf
@@ -362,7 +365,7 @@ class Watcher:
             self._question(program, instance, now)
             if instance.ready is None:
                 self._see_ready(program, instance, now)
-            elif fresh and program.instances.get(instance.id) is instance and self._wants_verdict(program, instance, now):
+            elif fresh and not self._behind and self._wants_verdict(program, instance, now):
                 self._judge(program, instance, now)
 
     def _look_at_queue(self, program: _Program, now: float) -> None:
@@ -558,6 +561,7 @@ class Watcher:
             return
         instance.ready = now
         instance.next_find = now
+        instance.sampled = -math.inf
         instance.asker.settle()
         instance.move(now)
         if instance.beat is None:

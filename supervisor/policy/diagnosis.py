@@ -367,7 +367,7 @@ def _pace(window: Window, mine: tuple[Client, ...], usage: Mapping[int, Usage]) 
         oldest = _span(window.now - untaken[0].since)
         return Kind.OVERLOADED, f"requests not taken yet: {len(untaken)}, the oldest for {oldest}; others are being answered"
     if window.ill:
-        return Kind.BUSY, window.answer
+        return Kind.BUSY, window.answer or "it answers, and says that it is not well"
     if late:
         oldest = _span(window.now - late[0].since)
         return Kind.BUSY, f"requests that take long: {len(late)}, the oldest {oldest}; others are being answered"
