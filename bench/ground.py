@@ -165,14 +165,20 @@ class Reviver(Service):
         self.command = str(BIN / "reviver")
         if not Path(self.command).exists():
             raise GroundError(f"{self.command} is missing: install the project first, with pip install -e '.[dev]'")
-        for name in ("run", "state", "log"):
+        for name in ("state", "log"):
             (where / name).mkdir(exist_ok=True)
+        memory = Path("/dev/shm")  # as /run is on a host: the handover is written there at each decision
+        self._runtime = Path(tempfile.mkdtemp(prefix="rvb-", dir=memory if memory.is_dir() else None))
         config = where / "config.toml"
         config.write_text(
-            f'[reviver]\nruntime_dir = "{where}/run"\nstate_dir = "{where}/state"\nlog_dir = "{where}/log"\n\n{programs}'
+            f'[reviver]\nruntime_dir = "{self._runtime}"\nstate_dir = "{where}/state"\nlog_dir = "{where}/log"\n\n{programs}'
         )
         self.environ = surroundings({**(environ or {}), "REVIVER_CONFIG": str(config)})
         super().__init__([self.command, "run"], where / "story.jsonl", self.environ, where)
+
+    def __exit__(self, *problem: object) -> None:
+        super().__exit__(*problem)
+        shutil.rmtree(self._runtime, ignore_errors=True)
 
     def story(self) -> list[dict[str, Any]]:
         """The lines that `run` wrote so far."""
