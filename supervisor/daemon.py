@@ -193,7 +193,7 @@ class Daemon:
         await self._server.close()
         self._watcher.close()
         self._outputs.close(FLUSH_S)
-        await self._delivery.close(FLUSH_S)
+        self._delivery.close(FLUSH_S)
         self._reaper.close()
         self._notify.close()
         for name, program in self._fleet.programs.items():
