@@ -255,8 +255,9 @@ def _newer(path: Path, file: BufferedIOBase | None) -> list[BufferedIOBase]:
     others = _open_all(path)
     at = next((index for index, other in enumerate(others) if _identity(other) == _identity(file)), len(others))
     newer = others[:at]
-    if at == len(others):  # it was gzipped meanwhile, and is another file now: go by time
-        newer = [other for other in others if os.fstat(other.fileno()).st_mtime_ns > mine.st_mtime_ns]
+    if at == len(others):
+        gone = os.fstat(file.fileno()).st_nlink == 0  # gzipped meanwhile, it is another file now: go by time
+        newer = [other for other in others if gone and os.fstat(other.fileno()).st_mtime_ns > mine.st_mtime_ns]
     for other in others:
         if other not in newer:
             other.close()
@@ -264,14 +265,15 @@ def _newer(path: Path, file: BufferedIOBase | None) -> list[BufferedIOBase]:
 
 
 def _open_all(path: Path) -> list[BufferedIOBase]:
-    """All files of a program, newest first, each once: a rotation beside us only moves files to where we come later."""
+    """All files of a program, newest first, each once. A rotation beside us only moves files to numbers that we come to later."""
     opened: dict[tuple[int, int], BufferedIOBase] = {}
-    with contextlib.suppress(FileNotFoundError):  # in the middle of a rotation, or no folder yet
-        for candidate in (path, *(paths[0] for paths in _rotated(path).values())):
-            with contextlib.suppress(FileNotFoundError):
-                file = _open(candidate)
-                if opened.setdefault(_identity(file), file) is not file:
-                    file.close()
+    numbers = range(1, max(_rotated(path), default=0) + 2) if path.parent.exists() else ()  # a gap may be filled by now
+    rotated = (path.with_name(f"{path.name}.{number}{suffix}") for number in numbers for suffix in ("", ".gz"))
+    for candidate in (path, *rotated):
+        with contextlib.suppress(FileNotFoundError):
+            file = _open(candidate)
+            if opened.setdefault(_identity(file), file) is not file:
+                file.close()
     return list(opened.values())
 
 

@@ -35,7 +35,7 @@ PIPE_BYTES = (
 TAIL_BYTES = 4096  # remembered of what an instance wrote last: a traceback and some
 TAILS_LIMIT = 200  # ended instances whose last words are remembered
 RETRY_S = 0.5  # between tries to write a file that could not be written
-HOLD_S = 1.0  # that another instance's open line may hold up this one's lines
+HOLD_S = 0.2  # that another instance's open line may hold up this one's: its pipe holds what comes in the meantime
 COMPRESSIONS_LIMIT = 64  # compressions that wait; the next rotation asks for all again
 NOW, NEVER = 0.0, float("inf")  # when a source wants its next turn
 
@@ -133,7 +133,8 @@ class Outputs:
             sink.retry = sink.patience = 0.0  # one more try
         for source in tuple(self._sources.values()):
             self._empty(source)
-            self._end(source)
+            if self._has(source):
+                self._end(source)
         self._epoll.close()
         self._glass.close()
         with self._ringing:
@@ -185,13 +186,19 @@ class Outputs:
                 return source.tail
         return self._tails.get(id, b"")
 
+    def _has(self, source: _Source) -> bool:
+        """Whether it has not ended."""
+        return self._sources.get(source.fd) is source
+
     def _empty(self, source: _Source) -> None:
-        """Give it turns until what is in its pipe now is taken, or it can only wait."""
-        wanted = source.taken + _waiting(source.fd)
-        before = -1
-        while before < source.taken < wanted and self._sources.get(source.fd) is source:
-            before = source.taken
-            self._serve(source, time.monotonic())
+        """Give turns to it, and to those whose open line it waits for, until what is in its pipe now is taken or nothing moves."""
+        wanted = source.taken + _waiting(source.fd) if self._has(source) else 0
+        before, taken = -1, 0
+        while before < taken and source.taken < wanted and self._has(source):
+            before = taken
+            for each in tuple(source.sink.sources):
+                self._serve(each, time.monotonic())
+            taken = sum(each.taken for each in source.sink.sources)
 
     def _serve(self, source: _Source, now: float) -> None:
         """Give it one turn, and write down when it wants the next."""
@@ -199,7 +206,7 @@ class Outputs:
             due = self._move(source, now) if now >= source.sink.retry else self._spill(source, now)
         except BlockingIOError:  # its pipe is empty
             due = NEVER
-        if due < NEVER and self._sources.get(source.fd) is source:
+        if due < NEVER and self._has(source):
             self._due[source] = due
 
     def _move(self, source: _Source, now: float) -> float:
@@ -270,9 +277,9 @@ class Outputs:
             sink.problem, sink.lost = False, 0
 
     def _holds(self, source: _Source, now: float) -> bool:
-        """Whether it should wait for the end of another instance's line: a moment, and not while its own pipe fills up."""
+        """Whether it should wait for the end of another instance's line: for a moment, if that one lives."""
         source.held = source.held or now + HOLD_S
-        return source.sink.writer is not None and now < source.held and not self._stopping and not self._crowded(source)
+        return source.sink.writer is not None and now < source.held and not self._stopping
 
     def _crowded(self, source: _Source) -> bool:
         """Whether its pipe is half full and cannot be widened. Half: writes of half a page and a byte fill a page each."""
