@@ -12,7 +12,7 @@ import sys
 import click
 
 from supervisor import __version__
-from supervisor.control.client import Refusal
+from supervisor.commands import Refusal
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
