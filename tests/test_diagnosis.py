@@ -169,6 +169,8 @@ def test_instance_that_others_pass_over_is_suspect_only_if_it_is_stuck() -> None
     assert diagnose(window(1.5, **passed)).verdict.kind is Kind.SUSPECT
     assert diagnose(window(1.5, **passed | {"passed": PASSED_OVER - 1})).verdict.kind is Kind.BUSY
     assert diagnose(window(1.5, **passed | {"trees": trees(place="epoll")})).verdict.kind is Kind.HEALTHY
+    beside = tuple(_beside_an_acceptor(sample) for sample in trees(run=0.99, state="R", place=""))
+    assert diagnose(window(1.5, **passed | {"trees": beside})).verdict.kind is Kind.BUSY
 
 
 # --- excuses --------------------------------------------------------------------------------------------------------------------
@@ -377,6 +379,11 @@ def test_any_two_looks_can_be_compared(before: SocketSample, after: SocketSample
 
 def _ran(seconds: float) -> ThreadSample:
     return ThreadSample(WORKER, "R", int(seconds * 1e9), 0, "")
+
+
+def _beside_an_acceptor(sample: TreeSample) -> TreeSample:
+    leader, worker = sample.processes
+    return replace(sample, processes=(leader, replace(worker, threads=(*worker.threads, ThreadSample(12, "S", 0, 0, "epoll")))))
 
 
 def _instants() -> list[float]:

@@ -340,7 +340,7 @@ class Watcher:
         """When the program is to be visited again."""
         wants = [now + (QUEUE_S if program.listening.known else SLOW_S)]
         if program.settings.health.heartbeat:
-            wants.append(now + LIGHT_S)
+            wants.append(now + min(LIGHT_S, max(QUEUE_S, program.settings.health.every_s)))
         for instance in program.instances.values():
             if instance.ready is None:
                 wants.append(now + (_start_ask_s(now - instance.spawned)))
@@ -475,7 +475,7 @@ class Watcher:
         asker, health = instance.asker, program.settings.health
         if asker.moved is not None:
             instance.move(asker.moved)
-        late = asker.missing()
+        late = self._missing(program, instance, now)
         if instance.ready is not None and late is not None and now - late >= LATE_S:
             _densely(instance, now)
         if not asker.targets or asker.asking or now < instance.next_ask - SLACK_S:
@@ -588,15 +588,12 @@ class Watcher:
 
     def _diagnose(self, program: _Program, instance: _Instance, now: float) -> Finding:
         asker, hang, health = instance.asker, program.settings.hang, program.settings.health
-        asked = asker.missing()
         ill, answer = asker.ill, asker.answer
-        if health.heartbeat and instance.beat is not None and now > instance.beat + health.every_s:
+        if health.heartbeat and instance.beat is not None:
             if not asker.targets:
-                asked = instance.beat + health.every_s
+                instance.move(instance.beat)
             elif now > instance.beat + health.every_s + hang.suspect_s:
                 ill, answer = True, f"no heartbeat for {now - instance.beat:.1f} s, but it answers"
-        if health.heartbeat and not asker.targets and instance.beat is not None:
-            instance.move(instance.beat)
         window = Window(
             now=now,
             hang=hang,
@@ -604,7 +601,7 @@ class Watcher:
             moved=instance.moved,
             ready=instance.ready,
             watched=self._is_watched(program),
-            asked=asked,
+            asked=self._missing(program, instance, now),
             passed=asker.passed,
             doubted=instance.doubted,
             shared=program.shared,
@@ -619,6 +616,13 @@ class Watcher:
         instance.judged = now
         instance.finding = diagnose(window)
         return instance.finding
+
+    def _missing(self, program: _Program, instance: _Instance, now: float) -> float | None:
+        """Since when an answer is overdue or missing; a heartbeat where nothing is asked."""
+        due = math.inf if instance.beat is None else instance.beat + program.settings.health.every_s
+        if program.settings.health.heartbeat and not instance.asker.targets and now > due:
+            return due
+        return instance.asker.missing()
 
     def _fresh(self, program: _Program, instance: _Instance, now: float) -> Finding:
         """Look at everything now, and judge."""

@@ -234,7 +234,7 @@ def diagnose(window: Window) -> Finding:
 def _judge(window: Window, newest: TreeSample) -> Finding:
     mine = _mine(window, newest)
     serving = _serving(newest, mine)
-    sure, if_stuck = _questions(window, mine)
+    sure, if_stuck = _questions(window, mine, serving)
     maybe_since = _quiet_since(window, sure + if_stuck)
     span_s = WINDOW_S if maybe_since is None else max(SPAN_LEAST_S, min(WINDOW_S, window.now - maybe_since))
     usage = rates(window.trees, window.now, span_s)  # what it did before it fell silent is no news
@@ -274,7 +274,7 @@ def _serving(newest: TreeSample, mine: tuple[Client, ...]) -> frozenset[int]:
     return owners or frozenset(pids - {process.parent for process in newest.processes})
 
 
-def _questions(window: Window, mine: tuple[Client, ...]) -> tuple[list[float], list[float]]:
+def _questions(window: Window, mine: tuple[Client, ...], serving: frozenset[int]) -> tuple[list[float], list[float]]:
     """From when somebody has been waiting for an answer: surely, and if the instance is seen to be stuck.
 
     A suspect whose queue is taken by others stays one while a customer of its own still waits, or while it is seen to be stuck. Without
@@ -284,7 +284,9 @@ def _questions(window: Window, mine: tuple[Client, ...]) -> tuple[list[float], l
     if window.asked is not None:
         sure.append(window.asked)
     accepted = [client.since for client in mine if client.inode]
-    if_stuck = accepted if window.passed >= PASSED_OVER else []
+    if_stuck: list[float] = []
+    if accepted and window.passed >= PASSED_OVER and not _accepts(window.trees, serving, max(min(accepted), window.moved)):
+        if_stuck += accepted
     if window.doubted is not None:
         (sure if accepted else if_stuck).append(window.doubted)
     return sure, if_stuck
@@ -495,6 +497,14 @@ _WORDS = {
     "child": "wait for a child process",
     "disk": "wait for a disk",
 }
+
+
+def _accepts(trees: tuple[TreeSample, ...], serving: frozenset[int], since: float) -> bool:
+    """Whether a serving thread was seen since then where threads wait for connections: it takes some, and others are woken first."""
+    threads = (
+        t for tree in trees if tree.at > since for process in tree.processes if process.pid in serving for t in process.threads
+    )
+    return any(thread.place in ("accept", "poll", "epoll") for thread in threads)
 
 
 def _uninterruptible(window: Window, serving: frozenset[int]) -> int | None:
