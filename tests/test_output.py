@@ -200,6 +200,20 @@ def test_an_open_line_that_goes_on_soon_is_waited_for(room: Room, monkeypatch: p
     until(lambda: room.path.read_bytes() == b"one line\ntwo\nand more")
 
 
+def test_an_open_line_that_fills_the_file_is_ended_and_rotated_when_another_goes_on(room: Room) -> None:
+    for size in (998, 999, 1000, 1001):
+        number = 2 * size
+        first, second = (room.attach(InstanceId("store", number + more), SMALL) for more in (0, 1))
+        os.write(first, b"x" * size)
+        assert room.outputs.last(InstanceId("store", number)) == b"x" * size
+        room.end(first)
+        os.write(second, b"next\n" * 200)
+        assert room.outputs.last(InstanceId("store", number + 1)) == b"next\n" * 200
+        room.end(second)
+    room.close()
+    assert room.all() == b"".join(b"x" * size + b"\n" + b"next\n" * 200 for size in (998, 999, 1000, 1001))
+
+
 def test_the_next_instance_begins_a_line_of_its_own(room: Room) -> None:
     writer = room.attach(InstanceId("store", 1))
     os.write(writer, b"died here")

@@ -130,11 +130,7 @@ class Outputs:
         while not self._stopping:
             self._turn()
         for sink in self._sinks.values():
-            sink.retry = sink.patience = 0.0  # one more try
-        for source in tuple(self._sources.values()):
-            self._empty(source)
-            if self._has(source):
-                self._end(source)
+            self._finish(sink)
         self._epoll.close()
         self._glass.close()
         with self._ringing:
@@ -186,6 +182,15 @@ class Outputs:
                 return source.tail
         return self._tails.get(id, b"")
 
+    def _finish(self, sink: _Sink) -> None:
+        """Take what is in the pipes of a file, and close them: first the one whose open line the others wait for."""
+        sink.retry = sink.patience = 0.0  # one more try
+        while sink.sources:
+            for source in tuple(sink.sources):
+                self._empty(source)
+            if sink.sources:
+                self._end(sink.writer or sink.sources[0])
+
     def _has(self, source: _Source) -> bool:
         """Whether it has not ended."""
         return self._sources.get(source.fd) is source
@@ -228,18 +233,18 @@ class Outputs:
         if sink.writer is not None and sink.writer is not source:
             self._recall(sink.writer)
         begins = file.ends_line()
-        full = file.room <= 0 and (begins or file.room < -LINE_BYTES)
         behind = not begins and sink.writer is not source
-        if (full or behind) and not self._glass.look(source.fd):
+        if (behind or file.room <= 0) and not self._glass.look(source.fd):
             return self._end(source)
         if behind:
             if self._holds(source, now):
                 return source.held
             file.put(b"\n")
+            begins = True
         source.held = 0.0
-        if full:
+        if file.room <= 0 and (begins or file.room < -LINE_BYTES):
             self._rotate(sink)
-        begins = begins or behind or full
+            begins = True
         moved = self._transfer(source, begins)
         if not moved:
             return self._end(source)
@@ -279,7 +284,7 @@ class Outputs:
     def _holds(self, source: _Source, now: float) -> bool:
         """Whether it should wait for the end of another instance's line: for a moment, if that one lives."""
         source.held = source.held or now + HOLD_S
-        return source.sink.writer is not None and now < source.held and not self._stopping
+        return source.sink.writer is not None and now < source.held
 
     def _crowded(self, source: _Source) -> bool:
         """Whether its pipe is half full and cannot be widened. Half: writes of half a page and a byte fill a page each."""
