@@ -1,122 +1,259 @@
-"""How one message leaves: a command, a webhook. Everything here blocks, with deadlines, and runs in the channel's own lane.
+"""How one message reaches one channel: `command:`, `webhook:`, `journal:`. Blocking, for a lane; each try has one deadline for all of it.
 
-A new kind of channel is one more function, and one line in `SENDERS`.
+A channel is written as its kind, a colon, and where to. What a channel is given is what people may read: the words are escaped already,
+and where a message goes (which may hold a token) is never repeated whole. Whatever goes wrong is a `ChannelError` with one sentence.
 """
 
 from __future__ import annotations
 
-import http.client
+import contextlib
+import errno
 import os
+import selectors
 import shlex
 import signal
-import ssl
+import socket
 import subprocess
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from dataclasses import asdict, dataclass
+from typing import Protocol
+from urllib.parse import SplitResult, urlsplit
 
+import h11
 import msgspec
 
-COMMAND_S = 30.0  # a pager's command that takes longer hangs itself
-WEBHOOK_S = 10.0  # for each step of a request
-WORDS_LIMIT = 200  # characters of an answer that are told when it is no success
-RETRIED_STATUSES = frozenset({408, 425, 429})  # of the 4xx: those that ask to come again
+ERROR_BYTES = 4096  # of what a failing command or server said, for the sentence
+BLOCK_BYTES = 16 * 1024
+# What belongs to the daemon alone: a paging script must not speak to our own supervisor, nor think that it was given sockets.
+OURS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelError(Exception):
+    """The message did not get through. `lasting`: no further try can help."""
+
+    def __init__(self, text: str, *, lasting: bool = False) -> None:
+        super().__init__(text)
+        self.lasting = lasting
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """What people are told, as it is given to a channel.
-
-    id        the same for each try of the same message: a receiver that knows it already may drop it
-    commands  what to type next, the most telling first
-    """
+    """What people read. `id` is the same for each try of the same message on the same channel, and for no other."""
 
     id: str
     incident: int
-    key: str
-    severity: str
     program: str
+    key: str
+    step: int
+    severity: str
     text: str
     host: str
-    began: str
-    told: str
+    since: str  # RFC 3339
     commands: tuple[str, ...]
-    runbook: str = ""
+    runbook: str
 
 
-class UndeliveredError(Exception):
-    """This try failed. `again`: another one may succeed."""
-
-    def __init__(self, text: str, *, again: bool) -> None:
-        super().__init__(text)
-        self.again = again
+class Channel(Protocol):
+    def send(self, message: Message, deadline_s: float) -> None:
+        """Hand it over within `deadline_s` seconds. Returns once the other side has taken it; raises ChannelError."""
+        ...
 
 
-def kind_of(channel: str) -> str:
-    """What stands before the first colon: "command", "webhook"."""
-    return channel.partition(":")[0]
+def channel(target: str, log: Callable[[str], None]) -> Channel:
+    """The channel that is written so. Raises ChannelError, lasting."""
+    kind, _, rest = target.partition(":")
+    match kind:
+        case "command":
+            return Command(rest)
+        case "webhook":
+            return Webhook(rest)
+        case "journal":
+            return Journal(log)
+        case _:
+            raise ChannelError(f"{named(target)} cannot be told yet: write command:, webhook: or journal:", lasting=True)
 
 
-def label(channel: str) -> str:
-    """The channel's name for people, without what may be a secret in an address."""
-    kind, _, rest = channel.partition(":")
-    if kind != "webhook":
-        return channel
-    return f"webhook:{urlsplit(rest).scheme}://{urlsplit(rest).hostname}/..."
+def named(target: str) -> str:
+    """The channel for people: where it goes, without what may be a secret."""
+    kind, _, rest = target.partition(":")
+    match kind:
+        case "command":
+            return f"command:{rest.split(' ')[0]}"
+        case "webhook":
+            return f"webhook:{urlsplit(rest).hostname}"
+        case _:
+            return f"{kind}:"
 
 
-def send(channel: str, message: Message) -> None:
-    """Hand the message over once. Raises UndeliveredError."""
-    SENDERS[kind_of(channel)](channel.partition(":")[2], message)
+class Journal:
+    """A line of the daemon's log."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+
+    def send(self, message: Message, deadline_s: float) -> None:
+        self._log(f"incident {message.incident}, {message.severity}: {message.text}")
 
 
-def _command(command: str, message: Message) -> None:
-    """Run it with the message as JSON on its standard input and its fields as REVIVER_* in its environment; exit 0 is delivered."""
-    fields = {f"REVIVER_{name.upper()}": str(getattr(message, name)) for name in TOLD_FIELDS}
-    try:
-        process = subprocess.Popen(
-            shlex.split(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **fields, "REVIVER_COMMANDS": "\n".join(message.commands)},
-            start_new_session=True,
+class Command:
+    """A program of the operator's: the message as JSON on stdin, its fields as REVIVER_TEXT, REVIVER_SEVERITY ...; exit 0 is delivered."""
+
+    def __init__(self, line: str) -> None:
+        """line: split as a shell splits words; no shell runs. Raises ChannelError, lasting."""
+        try:
+            self._words = shlex.split(line)
+        except ValueError as problem:
+            raise ChannelError(f"command:{line} is no command: {problem}", lasting=True) from problem
+        if not self._words:
+            raise ChannelError("command: names no command", lasting=True)
+
+    def send(self, message: Message, deadline_s: float) -> None:
+        deadline = time.monotonic() + deadline_s
+        environ = {name: value for name, value in os.environ.items() if name not in OURS}
+        environ |= {f"REVIVER_{name.upper()}": str(value) for name, value in asdict(message).items() if name != "commands"}
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(open(os.memfd_create("message"), "w+b"))  # a file: no reader can hold us up
+            source.write(msgspec.json.encode(message))
+            source.seek(0)
+            try:
+                child = subprocess.Popen(
+                    self._words,
+                    stdin=source,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env=environ,
+                    start_new_session=True,
+                )
+            except OSError as problem:
+                raise ChannelError(f"cannot run {self._words[0]}: {problem.strerror}") from problem
+            with child:
+                said = _watch(child, deadline)
+        if said is None:
+            raise ChannelError(f"{self._words[0]} did not end within {deadline_s:g} s and was killed")
+        if child.returncode != 0:
+            raise ChannelError(f"{self._words[0]} {_ending(child.returncode)}{_saying(said)}")
+
+
+def _watch(child: subprocess.Popen[bytes], deadline: float) -> bytes | None:
+    """Wait for its end, reading the last it says on stderr so that it never blocks on us. None: its group was killed at the deadline."""
+    assert child.stderr is not None
+    said = b""
+    pidfd = os.pidfd_open(child.pid)
+    with contextlib.closing(selectors.DefaultSelector()) as selector:
+        selector.register(pidfd, selectors.EVENT_READ)
+        selector.register(child.stderr, selectors.EVENT_READ)
+        try:
+            while child.poll() is None:
+                ready = selector.select(max(deadline - time.monotonic(), 0.0))
+                if not ready:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+                    return None
+                for key, _ in ready:
+                    if key.fileobj is child.stderr:
+                        piece = os.read(child.stderr.fileno(), BLOCK_BYTES)
+                        said = (said + piece)[-ERROR_BYTES:]
+                        if not piece:
+                            selector.unregister(child.stderr)
+        finally:
+            os.close(pidfd)
+    return said
+
+
+def _ending(code: int) -> str:
+    return f"failed with exit code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+
+
+def _saying(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
+
+
+class Webhook:
+    """POST of the message as JSON; 200-299 is delivered. https is verified; redirects are not followed; `Idempotency-Key` is the id."""
+
+    def __init__(self, url: str) -> None:
+        """Raises ChannelError, lasting."""
+        if not url.isascii():
+            raise ChannelError("a webhook's address is written in ASCII: percent-encode its path", lasting=True)
+        try:
+            self._url = urlsplit(url)
+            self._port = self._url.port or (443 if self._url.scheme == "https" else 80)
+        except ValueError as problem:
+            raise ChannelError(f"the webhook's address cannot be read: {problem}", lasting=True) from problem
+        if self._url.scheme not in ("http", "https") or not self._url.hostname:
+            raise ChannelError("a webhook is written webhook:https://host/path", lasting=True)
+        self._host = self._url.hostname
+
+    def send(self, message: Message, deadline_s: float) -> None:
+        deadline = time.monotonic() + deadline_s
+        body = msgspec.json.encode(message)
+        try:
+            with self._connected(deadline) as connection:
+                status = _post(connection, self._request(message, len(body)), body, deadline)
+        except TimeoutError as problem:
+            raise ChannelError(f"{self._host} did not answer within {deadline_s:g} s") from problem
+        except OSError as problem:  # also TLS: ssl.SSLError is one
+            raise ChannelError(f"cannot reach {self._host} port {self._port}: {problem.strerror or problem}") from problem
+        except h11.ProtocolError as problem:
+            raise ChannelError(f"{self._host} does not speak HTTP: {problem}") from problem
+        if not 200 <= status <= 299:
+            moved = ", and redirects are not followed" if 300 <= status <= 399 else ""
+            raise ChannelError(f"{self._host} answered {status}{moved}")
+
+    def _request(self, message: Message, length: int) -> h11.Request:
+        return h11.Request(
+            method="POST",
+            target=_target(self._url),
+            headers=[
+                ("Host", self._url.netloc.rpartition("@")[2]),
+                ("User-Agent", "reviver"),
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(length)),
+                ("Idempotency-Key", message.id),
+                ("Connection", "close"),
+            ],
         )
-    except OSError as problem:
-        raise UndeliveredError(f"{command} cannot be started: {problem.strerror}", again=True) from None
-    try:
-        output, _ = process.communicate(msgspec.json.encode(message), COMMAND_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise UndeliveredError(f"{command} had not ended after {COMMAND_S:g} s, and was killed", again=True) from None
-    if process.returncode != 0:
-        words = output.decode(errors="replace").strip()[-WORDS_LIMIT:]
-        raise UndeliveredError(f"{command} ended with status {process.returncode}: {words or 'it said nothing'}", again=True)
+
+    def _connected(self, deadline: float) -> socket.socket:
+        """Name resolution has no deadline of its own: it blocks this channel's lane, and no other."""
+        plain = socket.create_connection((self._host, self._port), timeout=_left(deadline))
+        if self._url.scheme == "http":
+            return plain
+        import ssl  # for start-up time and 3 MiB: only where https is used
+
+        plain.settimeout(_left(deadline))
+        try:
+            return ssl.create_default_context().wrap_socket(plain, server_hostname=self._host)
+        except OSError:
+            plain.close()
+            raise
 
 
-def _webhook(url: str, message: Message) -> None:
-    """POST the message as JSON; a status of 200-299 is delivered. Certificates are verified, redirects are not followed."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(host, parts.port, timeout=WEBHOOK_S, context=ssl.create_default_context())
-    else:
-        connection = http.client.HTTPConnection(host, parts.port, timeout=WEBHOOK_S)
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    headers = {"Content-Type": "application/json", "Idempotency-Key": message.id, "User-Agent": "reviver"}
-    try:
-        connection.request("POST", path, msgspec.json.encode(message), headers)
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as problem:
-        raise UndeliveredError(f"{host} cannot be reached: {problem or type(problem).__name__}", again=True) from None
-    finally:
-        connection.close()
-    if not 200 <= status < 300:
-        again = status >= 500 or status in RETRIED_STATUSES
-        raise UndeliveredError(f"{host} answered {status}", again=again)
+def _post(connection: socket.socket, request: h11.Request, body: bytes, deadline: float) -> int:
+    """The status of the answer. One deadline for all of it, however slowly the bytes drip."""
+    http = h11.Connection(h11.CLIENT)
+    for part in (request, h11.Data(data=body), h11.EndOfMessage()):
+        connection.settimeout(_left(deadline))
+        connection.sendall(http.send(part) or b"")
+    while True:
+        event = http.next_event()
+        if isinstance(event, h11.Response):
+            return event.status_code
+        if event is h11.NEED_DATA:
+            connection.settimeout(_left(deadline))
+            http.receive_data(connection.recv(BLOCK_BYTES))
+        elif isinstance(event, h11.ConnectionClosed):
+            raise ConnectionResetError(errno.ECONNRESET, "it closed the connection without an answer")
 
 
-TOLD_FIELDS = ("id", "incident", "key", "severity", "program", "text", "host", "began", "told", "runbook")
-SENDERS: dict[str, Callable[[str, Message], None]] = {"command": _command, "webhook": _webhook}
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _target(url: SplitResult) -> str:
+    return (url.path or "/") + (f"?{url.query}" if url.query else "")
