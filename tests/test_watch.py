@@ -343,6 +343,7 @@ def test_own_lateness_is_no_silence_of_the_server() -> None:
             _hold_up_our_own_loop(1.0)
             it.children[0].send_signal(signal.SIGCONT)
             late = time.monotonic()
+            it.watcher.look(FIRST)
             await it.verdict(Kind.HEALTHY, Kind.UNKNOWN, after=late)
             await asyncio.sleep(QUICK.suspect_s)
             it.watcher.look(FIRST)

@@ -43,20 +43,30 @@ class Listening:
     """The listening sockets of one program."""
 
     def __init__(self, diag: SockDiag, held: tuple[int, ...]) -> None:
-        """held: descriptors of bound, listening sockets; they stay their owner's."""
+        """held: descriptors of bound, listening sockets; they stay their owner's, who may close them: copies are kept until `close`."""
         self._diag = diag
         self._owners = Owners()
-        self._held: list[int] = []  # descriptors of TCP sockets: their queue costs 1 µs to ask
+        self._copies = [socket.socket(fileno=os.dup(fd)) for fd in held]
+        self._tcp: list[socket.socket] = []  # their queue costs 1 µs to ask
         self._unix: set[int] = set()  # inodes
         self._ports: dict[int, int] = {}  # inode: port
         self._found = Found()
-        for fd in held:
-            inode, port = os.fstat(fd).st_ino, _port(fd)
-            if port:
-                self._held.append(fd)
-                self._ports[inode] = port
-            else:
+        for copy in self._copies:
+            inode = os.fstat(copy.fileno()).st_ino
+            if copy.family == socket.AF_UNIX:
                 self._unix.add(inode)
+            else:
+                self._tcp.append(copy)
+                self._ports[inode] = copy.getsockname()[1]
+
+    def close(self) -> None:
+        for copy in self._copies:
+            copy.close()
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Descriptors that become readable when somebody waits to be accepted."""
+        return tuple(copy.fileno() for copy in self._copies)
 
     @property
     def known(self) -> bool:
@@ -77,7 +87,7 @@ class Listening:
 
     def queue(self) -> tuple[int, int]:
         """How many connections wait to be accepted on all sockets together, and how many may."""
-        lengths = [queue_of(fd) for fd in self._held]
+        lengths = [queue_of(copy) for copy in self._tcp]
         for port in {port for _, port in self._found.ports if port}:
             inodes = {inode for inode, _ in self._found.ports}
             lengths += [(each.queue, each.backlog) for each in self._diag.listeners(port) if each.inode in inodes]
@@ -159,10 +169,3 @@ def _client(connection: Connection, now: float) -> Client:
     age_ms = connection.sent_ms if queued else connection.received_ms
     key = (connection.peer[0], connection.peer[1], connection.local[1])
     return Client(key, connection.inode, 0, waiting, connection.unread > 0, now - age_ms / 1000, connection.acked)
-
-
-def _port(fd: int) -> int:
-    """The TCP port of a listening socket, 0 for a unix one."""
-    with socket.socket(fileno=os.dup(fd)) as listener:
-        name = listener.getsockname()
-    return int(name[1]) if isinstance(name, tuple) else 0

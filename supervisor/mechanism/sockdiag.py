@@ -203,13 +203,9 @@ class SockDiag:
                 self.close()
 
 
-def queue_of(fd: int) -> tuple[int, int]:
+def queue_of(listener: socket.socket) -> tuple[int, int]:
     """Length and limit of the accept queue of a listening TCP socket that we hold: 1 µs, no netlink. Raises OSError."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)  # family given: nothing is asked, nothing is owned
-    try:
-        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE_AT + _QUEUE.size)
-    finally:
-        listener.detach()
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE_AT + _QUEUE.size)
     queue, backlog = _QUEUE.unpack_from(info, _QUEUE_AT)
     return queue, backlog
 

@@ -65,6 +65,7 @@ READY_UNSEEN_S = 10.0  # some masters say READY=1 before their workers have boot
 SERVING_HIDDEN = 0.9  # of `health.start`: nobody waits, and whether it serves cannot be seen; then it counts as ready
 LOOK_WAIT_S = 1.0  # a look at one that starts waits so long for its answer
 STOPPING_S = 600.0  # STOPPING=1 excuses silence for as long as policy lets an instance retire
+EXTEND_LIMIT_US = 86_400_000_000  # a day: whoever asks for more time to start asks for ever
 FIND_AT_S = (1.0, 5.0, 30.0)  # ages at which a program's own sockets are looked for, then each FIND_S
 FIND_S = 300.0
 FIND_DEADLINE_S = 10.0
@@ -132,6 +133,7 @@ class _Program:
         self.unseen = ""  # why its connections cannot be looked at
         self.look_s = 0.0  # what the last look at connections took
         self.due = math.inf
+        self.armed = False  # the loop tells when somebody waits at a held socket: its queue need not be looked at
 
     @property
     def shared(self) -> bool:
@@ -170,6 +172,8 @@ class Watcher:
             old = program
             program = self._programs[settings.name] = _Program(settings, Listening(self._diag, sockets), sockets)
             if old is not None:
+                self._disarm(old)
+                old.listening.close()
                 program.instances = old.instances
         program.settings = settings
         for other in program.instances.values():
@@ -198,6 +202,8 @@ class Watcher:
         if (look := self._looks.pop(id, None)) is not None:
             look.cancel()
         if program is not None and not program.instances:
+            self._disarm(program)
+            program.listening.close()
             del self._programs[id.program]
 
     def close(self) -> None:
@@ -253,7 +259,7 @@ class Watcher:
         if state.get("WATCHDOG") == "1":
             instance.beat = now
         if instance.ready is None and (extra := state.get("EXTEND_TIMEOUT_USEC", "")).isdecimal():
-            self._post(Extended(id, now - instance.spawned + int(extra) / 1e6))
+            self._post(Extended(id, now - instance.spawned + min(int(extra), EXTEND_LIMIT_US) / 1e6))
         if state.get("READY") == "1":
             instance.says_ready = now
         self._soon(id.program)
@@ -291,25 +297,42 @@ class Watcher:
             self._plan(program, time.monotonic())
 
     def _hear(self, id: InstanceId) -> None:
-        """A question to the instance has come to its end. What only confirms that all is well can wait for the next visit."""
-        _, instance = self._named(id)
-        if instance is not None and (instance.ready is None or instance.asker.failed is not None or instance.told not in _CALM):
-            self._soon(id.program)
+        """A question to the instance has come to its end. What only confirms that all is well changes when to look next, no more."""
+        program, instance = self._named(id)
+        if program is None or instance is None:
+            return
+        now = time.monotonic()
+        if instance.ready is None or instance.asker.failed is not None or instance.told not in _CALM:
+            self._plan(program, now)
+        elif not program.queued:
+            self._arm(program)
+            program.due = math.inf
+            self._plan(program, self._next(program, now))
 
     def _plan(self, program: _Program, due: float) -> None:
         """Visit the program at `due`; an earlier visit that is planned stays."""
-        if due >= program.due:
-            return
-        program.due = due
-        heapq.heappush(self._due, (due, program.settings.name))
-        if due < self._planned:
-            self._arm(due)
+        if due < program.due:
+            program.due = due
+            heapq.heappush(self._due, (due, program.settings.name))
+        self._set_timer()
 
-    def _arm(self, due: float) -> None:
+    def _set_timer(self) -> None:
+        """Wake up at the earliest visit that still stands."""
+        while self._due and not self._stands(*self._due[0]):
+            heapq.heappop(self._due)
+        due = self._due[0][0] if self._due else math.inf
+        if due == self._planned:
+            return
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._planned = due
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
+        if due < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
+
+    def _stands(self, due: float, name: str) -> bool:
+        program = self._programs.get(name)
+        return program is not None and program.due == due
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -319,15 +342,14 @@ class Watcher:
         self._timer, self._planned = None, math.inf
         while self._due and self._due[0][0] <= now + SLACK_S:
             due, name = heapq.heappop(self._due)
-            program = self._programs.get(name)
-            if program is None or program.due != due:
+            if not self._stands(due, name):
                 continue
+            program = self._programs[name]
             program.due = math.inf
             self._visit(program, now)
             if program.instances:
                 self._plan(program, self._next(program, now))
-        if self._due and self._due[0][0] < self._planned:
-            self._arm(self._due[0][0])
+        self._set_timer()
 
     def _go_blind(self, now: float) -> None:
         """Our own loop was late: what happened meanwhile is not known, so nobody's silence may count from before now."""
@@ -338,7 +360,7 @@ class Watcher:
 
     def _next(self, program: _Program, now: float) -> float:
         """When the program is to be visited again."""
-        wants = [now + (QUEUE_S if program.listening.known else SLOW_S)]
+        wants = [now + self._pace_s(program)]
         if program.settings.health.heartbeat:
             wants.append(now + min(LIGHT_S, max(QUEUE_S, program.settings.health.every_s)))
         for instance in program.instances.values():
@@ -349,6 +371,32 @@ class Watcher:
             if instance.asker.targets and not instance.asker.asking:
                 wants.append(instance.next_ask)
         return max(min(wants), now + DENSE_S / 4)
+
+    def _pace_s(self, program: _Program) -> float:
+        """Between two visits in peace."""
+        if program.listening.known and not program.armed:
+            return QUEUE_S
+        return LIGHT_S if self._is_watched(program) else SLOW_S
+
+    def _arm(self, program: _Program) -> None:
+        """Let the loop tell when somebody comes to a held socket; while our own question is under way it would tell of that."""
+        asking = any(instance.asker.asking or instance.ready is None for instance in program.instances.values())
+        if program.armed or asking or not program.listening.held:
+            return
+        program.armed = True
+        for fd in program.listening.held:
+            asyncio.get_running_loop().add_reader(fd, self._somebody_came, program)
+
+    def _disarm(self, program: _Program) -> None:
+        if program.armed:
+            program.armed = False
+            for fd in program.listening.held:
+                asyncio.get_running_loop().remove_reader(fd)
+
+    def _somebody_came(self, program: _Program) -> None:
+        """Somebody waits to be accepted. Whether that lasts is looked at a little later, at most every QUEUE_S."""
+        self._disarm(program)
+        self._plan(program, time.monotonic() + QUEUE_S)
 
     def _dense_s(self, instance: _Instance, now: float) -> float:
         lasting = instance.dense_since is not None and now - instance.dense_since > DENSE_FOR_S
@@ -378,7 +426,9 @@ class Watcher:
             return
         program.unseen = ""
         program.queued = program.queued + 1 if queue else 0
-        if program.queued:
+        if not program.queued:
+            self._arm(program)
+        else:
             for instance in program.instances.values():
                 instance.next_ask = min(instance.next_ask, now)
         if program.queued >= 2:
@@ -429,7 +479,7 @@ class Watcher:
             self._search(program, instance, now)
         if instance.ready is None:
             instance.sampler.refresh(now)
-        sample = instance.sampler.sample(now, full=dense or (unasked_start and bool(program.sockets)))
+        sample = instance.sampler.sample(now, full=dense or instance.hot or (unasked_start and bool(program.sockets)))
         if sample is None:
             return False
         if self._is_odd(instance, sample):
@@ -487,6 +537,7 @@ class Watcher:
             in_doubt = asker.passed > 0 and instance.dense_until > now
             instance.next_ask = now + (AGAIN_S if in_doubt else health.every_s)
         timeout_s = max(health.timeout_s, START_TIMEOUT_S) if starting and program.sockets else health.timeout_s
+        self._disarm(program)
         asker.ask(now, timeout_s, lambda target: self._whose(program, instance, target))
 
     def _whose(self, program: _Program, instance: _Instance, target: Target) -> Whose | None:
@@ -574,8 +625,8 @@ class Watcher:
 
     def _wants_verdict(self, program: _Program, instance: _Instance, now: float) -> bool:
         """Whether a verdict could be another than the last one; what could make it so is odd, and looked at densely."""
-        calm = instance.told is Kind.HEALTHY and instance.dense_until <= now and not program.settings.health.heartbeat
-        return not calm or now - instance.judged >= CALM_JUDGE_S
+        calm = instance.told is Kind.HEALTHY and instance.dense_until <= now and not instance.hot
+        return not calm or program.settings.health.heartbeat or now - instance.judged >= CALM_JUDGE_S
 
     def _judge(self, program: _Program, instance: _Instance, now: float) -> None:
         finding = self._diagnose(program, instance, now)
