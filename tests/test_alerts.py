@@ -1,200 +1,464 @@
-"""Alerts through real commands and a real web server, with the outbox on a real disk."""
+"""Alerts: real commands, a real HTTP server, a real journal; one message for one fact, whatever fails in between."""
 
 from __future__ import annotations
 
-import asyncio
+import http.server
 import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from supervisor.alerts import channels, delivery
-from supervisor.alerts.channels import Message, UndeliveredError, label, send
-from supervisor.alerts.delivery import Delivery
+from supervisor.alerts import delivery as delivery_module
+from supervisor.alerts.channels import ChannelError, Message, channel, named
+from supervisor.alerts.delivery import Delivery, Pace
 from supervisor.lanes import Lane
 from supervisor.model import Severity, Tell
+from supervisor.records import journal as journal_module
 from supervisor.records.journal import Journal
+from supervisor.records.log import utc
+from tests.disk import alone_on_small_disk, fill
 
+DEADLINE_S = 15.0
+PACE = Pace(deadline_s=5.0, first_s=0.01, limit_s=0.02, total_s=60.0)
 MESSAGE = Message(
-    id="host/1/hang/0/100",
-    incident=1,
-    key="hang",
-    severity="warning",
+    id="host-3-100-hang-0-ab",
+    incident=3,
     program="store",
-    text="store:1 does not answer",
+    key="hang",
+    step=0,
+    severity="critical",
+    text="store:7 loops in store.py:41 \\x1b[2J",
     host="host",
-    began="2026-01-01T00:00:00Z",
-    told="2026-01-01T00:00:01Z",
-    commands=("reviver explain store",),
+    since="2026-01-01T00:00:00.000Z",
+    commands=("reviver explain store", "reviver status", "reviver logs store"),
+    runbook="https://wiki/store",
 )
 
 
-class Receiver:
-    """A web server that answers what it is told to, and remembers what it got."""
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.005)
 
-    def __init__(self) -> None:
-        self.answers: list[int] = []
-        self.got: list[tuple[str, Message]] = []
-        receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.got.append((self.headers["Idempotency-Key"], Message(**{**json.loads(body), "commands": ()})))
-                self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+def send(target: str, deadline_s: float = DEADLINE_S) -> list[str]:
+    """What the channel logged."""
+    logged: list[str] = []
+    channel(target, logged.append).send(MESSAGE, deadline_s)
+    return logged
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.channel = f"webhook:http://127.0.0.1:{self.server.server_port}/hook?token=secret"
+class Receiver(http.server.ThreadingHTTPServer):
+    """Answers each POST by what `answers` says next: a status, or "hang" or "drip" until the end; 200 when nothing is left."""
+
+    daemon_threads = True
+
+    def __init__(self, answers: tuple[int | str, ...] = ()) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = list(answers)
+        self.taken: list[object] = []  # texts that were answered by 200
+        self.got: list[tuple[str, dict[str, str], dict[str, object]]] = []
+        self.ending = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    @property
+    def target(self) -> str:
+        return f"webhook:http://127.0.0.1:{self.server_address[1]}/hook?token=secret"
+
+    def texts(self) -> list[object]:
+        return [body["text"] for _, _, body in self.got]
+
+    def end(self) -> None:
+        self.ending.set()
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.got.append((self.path, dict(self.headers), body))
+        answer = self.server.answers.pop(0) if self.server.answers else 200
+        if answer == 200:
+            self.server.taken.append(body["text"])
+        if answer == "drip":
+            while not self.server.ending.wait(0.01):
+                try:
+                    self.wfile.write(b"H")
+                except OSError:
+                    return
+        elif answer == "hang":
+            self.server.ending.wait()
+        else:
+            self.send_response(int(answer))
+            self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+            self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+def receive() -> Iterator[Callable[..., Receiver]]:
+    receivers: list[Receiver] = []
+
+    def make(*answers: int | str) -> Receiver:
+        receivers.append(Receiver(answers))
+        return receivers[-1]
+
+    yield make
+    for receiver in receivers:
+        receiver.end()
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries follow each other without the waits that are meant for a world in trouble."""
-    monkeypatch.setattr(delivery, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(delivery, "LONGEST_WAIT_S", 0.001)
+# channels
 
 
-class Post:
-    """A Delivery with a journal on disk."""
+def test_webhook_posts_the_message_once_with_its_id(receive: Callable[..., Receiver]) -> None:
+    receiver = receive()
+    send(receiver.target)
+    ((path, headers, body),) = receiver.got
+    assert path == "/hook?token=secret"
+    assert headers["Idempotency-Key"] == MESSAGE.id
+    assert headers["Content-Type"] == "application/json"
+    assert body["text"] == MESSAGE.text
+    assert body["commands"] == list(MESSAGE.commands)
 
-    def __init__(self, folder: Path) -> None:
-        self.reports: list[str] = []
-        self.journal = Journal(str(folder), Lane("journal"), self.reports.append)
-        self.delivery = Delivery(self.journal, self.reports.append)
+
+@pytest.mark.parametrize(("answer", "said"), [(500, "answered 500"), (302, "redirects are not followed"), (404, "answered 404")])
+def test_webhook_takes_only_2xx_for_delivered(receive: Callable[..., Receiver], answer: int, said: str) -> None:
+    receiver = receive(answer)
+    with pytest.raises(ChannelError, match=said) as raised:
+        send(receiver.target)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("answer", ["hang", "drip"])
+def test_webhook_that_does_not_answer_is_left_at_the_deadline(receive: Callable[..., Receiver], answer: str) -> None:
+    with pytest.raises(ChannelError, match=r"did not answer within 0\.2 s"):
+        send(receive(answer).target, 0.2)
+
+
+def test_webhook_that_refuses_or_closes_or_speaks_something_else_is_a_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        for answer, said in ((b"", "without an answer"), (b"220 mail.example ESMTP\r\n\r\n", "does not speak HTTP")):
+
+            def serve(answer: bytes = answer) -> None:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            with pytest.raises(ChannelError, match=said):
+                send(f"webhook:http://127.0.0.1:{port}/")
+            thread.join()
+    with pytest.raises(ChannelError, match="Connection refused"):
+        send(f"webhook:http://127.0.0.1:{port}/")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_webhook_over_https_refuses_a_certificate_that_nobody_vouches_for(receive: Callable[..., Receiver], tmp_path: Path) -> None:
+    names = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert"), "-subj", "/CN=127.0.0.1"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *names], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    receiver = receive()
+    receiver.socket = context.wrap_socket(receiver.socket, server_side=True)
+    with pytest.raises(ChannelError, match="certificate"):
+        send(receiver.target.replace("http:", "https:"))
+    assert receiver.got == []
+
+
+def test_command_gets_the_message_on_stdin_and_in_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/ours")
+    script = "import sys, os; open(sys.argv[1], 'w').write(sys.stdin.read() + '\\n' + repr(dict(os.environ)))"
+    send(f'command:{sys.executable} -c "{script}" "{tmp_path}/a file"')
+    text, environ = (tmp_path / "a file").read_text().split("\n")
+    assert json.loads(text)["text"] == MESSAGE.text
+    for piece in ("'REVIVER_SEVERITY': 'critical'", "'REVIVER_PROGRAM': 'store'", "'REVIVER_INCIDENT': '3'", "'REVIVER_RUNBOOK'"):
+        assert piece in environ
+    assert "NOTIFY_SOCKET" not in environ
+
+
+def test_command_that_reads_nothing_and_says_much_is_delivered() -> None:
+    send(f"command:{sys.executable} -c \"import sys; sys.stderr.write('x' * 1000000); sys.stdout.write('x' * 1000000)\"")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/bin/sh -c 'echo first >&2; echo no credit >&2; exit 3'", "/bin/sh failed with exit code 3: no credit"),
+        ("/bin/sh -c 'kill -9 $$'", "was killed by SIGKILL"),
+        ("/no/such/command", "cannot run /no/such/command: No such file"),
+    ],
+)
+def test_command_that_fails_is_a_sentence(line: str, said: str) -> None:
+    with pytest.raises(ChannelError, match=said):
+        send(f"command:{line}")
+
+
+def test_command_that_hangs_is_killed_with_all_it_started(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with pytest.raises(ChannelError, match="did not end within 1 s and was killed"):
+        send(f"command:/bin/sh -c 'sleep 60 & echo $! $$ > {pids}; exec 2>&-; wait'", 1.0)
+    child, leader = map(int, pids.read_text().split())
+    assert not Path(f"/proc/{leader}").exists()
+    until(lambda: not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z")
+
+
+def test_journal_is_a_line_of_the_log() -> None:
+    assert send("journal:") == [f"incident 3, critical: {MESSAGE.text}"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "mailto:a@b",
+        "command:",
+        "command:'x",
+        "webhook:ftp://host/",
+        "webhook:https://",
+        "webhook:http://h:x/",
+        "webhook:http://h/ü",
+        "",
+    ],
+)
+def test_a_channel_that_can_never_work_says_so_at_once(target: str) -> None:
+    with pytest.raises(ChannelError) as raised:
+        channel(target, print)
+    assert raised.value.lasting
+
+
+def test_named_never_repeats_a_secret() -> None:
+    assert named("webhook:https://user:pass@host.example/hook/T0KEN?key=T0KEN") == "webhook:host.example"
+    assert named("command:/bin/page --key T0KEN") == "command:/bin/page"
+    assert named("slack://T0KEN") == "slack:"
+
+
+# delivery
+
+
+class Room:
+    """A state directory with a life of the supervisor: its journal and its delivery."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = str(state_dir)
+        self.remarks: list[str] = []
+        self.life: tuple[Journal, Delivery] | None = None
+
+    def live(self, pace: Pace = PACE) -> Delivery:
+        journal = Journal(self.state_dir, Lane("journal"), self.remarks.append)
+        self.life = (journal, Delivery(journal, self.remarks.append, pace))
+        return self.life[1]
 
     def close(self) -> None:
-        self.delivery.close(10.0)
-        assert self.journal.close(10.0)
+        if self.life is not None:
+            journal, delivery = self.life
+            assert delivery.close(DEADLINE_S)
+            assert journal.close(DEADLINE_S)
+            self.life = None
+
+    def waiting(self) -> list[str]:
+        """Channels of what an outbox keeps for the next life."""
+        journal = Journal(self.state_dir, Lane("journal"), self.remarks.append)
+        assert journal.close(DEADLINE_S)
+        return [letter.channel for letter in journal.undelivered()]
 
 
-def play(folder: Path, work: Callable[[Post], None], until: Callable[[Post], bool]) -> list[str]:
-    """Do `work` on the loop of a Delivery, until it is so, and end that life in order."""
-
-    async def main() -> Post:
-        post = Post(folder)
-        work(post)
-        async with asyncio.timeout(20):
-            while not until(post):
-                await asyncio.sleep(0.005)
-        post.close()
-        return post
-
-    return asyncio.run(main()).reports
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    threads = set(threading.enumerate())
+    made = Room(tmp_path)
+    yield made
+    made.close()
+    until(lambda: set(threading.enumerate()) <= threads)
 
 
-def tell(*to: str, key: str = "hang", step: int = 0) -> Tell:
-    return Tell(1, "store", key, Severity.WARNING, "store:1 does not answer", to, step)
+def tell(*channels: str, key: str = "hang", text: str = "store:7 hangs", step: int = 0) -> Tell:
+    return Tell(3, "store", key, Severity.WARNING, text, channels, step)
 
 
-def test_a_command_gets_the_message_on_its_input_and_in_its_environment(tmp_path: Path) -> None:
-    script = tmp_path / "page"
-    script.write_text(f'#!/bin/sh\ncat > {tmp_path}/body\necho "$1 $REVIVER_KEY $REVIVER_SEVERITY" > {tmp_path}/fields\n')
-    script.chmod(0o755)
-    send(f"command:{script} 'an argument'", MESSAGE)
-    assert json.loads((tmp_path / "body").read_text())["text"] == MESSAGE.text
-    assert (tmp_path / "fields").read_text().strip() == "an argument hang warning"
+def test_a_message_says_all_that_people_need(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive()
+    delivery = room.live()
+    began = time.time()
+    delivery.tell(tell(receiver.target, text="store:7 hangs \x1b[2J"), began, "https://wiki/store")
+    delivery.tell(tell(receiver.target, key="crash-loop"), began + 60.0)
+    until(lambda: len(receiver.got) == 2)
+    first, second = (body for _, _, body in receiver.got)
+    assert first == {
+        "id": first["id"],
+        "incident": 3,
+        "program": "store",
+        "key": "hang",
+        "step": 0,
+        "severity": "warning",
+        "text": "store:7 hangs \\x1b[2J",
+        "host": socket.gethostname(),
+        "since": utc(began),
+        "commands": ["reviver explain store", "reviver status", "reviver logs store"],
+        "runbook": "https://wiki/store",
+    }
+    assert second["since"] == first["since"]
+    assert second["id"] != first["id"]
 
 
-def test_a_command_that_fails_says_why_and_one_that_is_missing_too() -> None:
-    with pytest.raises(UndeliveredError, match="status 3: no modem") as failed:
-        send("command:sh -c 'echo no modem; exit 3'", MESSAGE)
-    assert failed.value.again
-    with pytest.raises(UndeliveredError, match="cannot be started"):
-        send("command:/no/such/pager", MESSAGE)
+def test_one_fact_is_one_message_for_a_channel_also_in_a_later_life(room: Room, receive: Callable[..., Receiver]) -> None:
+    one, two = receive(), receive()
+    delivery = room.live()
+    for _ in range(3):
+        delivery.tell(tell(one.target, one.target), time.time())
+    until(lambda: bool(one.got))
+    room.close()
+    delivery = room.live()
+    delivery.resume()
+    delivery.tell(tell(one.target, two.target), time.time())
+    delivery.tell(tell(one.target, step=1), time.time())
+    until(lambda: len(one.got) == 2)
+    room.close()
+    assert [body["step"] for _, _, body in one.got] == [0, 1]
+    assert room.waiting() == []
 
 
-def test_a_command_that_hangs_is_killed_with_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "COMMAND_S", 0.1)
-    with pytest.raises(UndeliveredError, match="was killed"):
-        send("command:sh -c 'sleep 1000 & sleep 1000'", MESSAGE)
-
-
-def test_a_webhook_is_delivered_with_a_key_and_a_failing_one_is_tried_again_with_the_same(
-    tmp_path: Path, receiver: Receiver, at_once: None
+def test_a_channel_that_fails_is_tried_again_until_it_takes_the_message_and_keeps_the_order(
+    room: Room, receive: Callable[..., Receiver]
 ) -> None:
-    receiver.answers = [500, 503, 200]
-    play(
-        tmp_path,
-        lambda post: post.delivery.tell(tell(receiver.channel), 100.0, "https://wiki/run"),
-        lambda _: len(receiver.got) == 3,
-    )
-    assert len({key for key, _ in receiver.got}) == 1
-    assert receiver.got[0][1].runbook == "https://wiki/run"
-    assert Post(tmp_path).journal.undelivered() == ()
+    receiver = receive(500, "hang", 503)
+    delivery = room.live(Pace(deadline_s=0.2, first_s=0.01, limit_s=0.02, total_s=60.0))
+    for number in range(5):
+        delivery.tell(tell(receiver.target, key=str(number), text=str(number)), time.time())
+    until(lambda: len(receiver.got) == 8)
+    room.close()
+    assert receiver.texts() == ["0", "0", "0", "0", "1", "2", "3", "4"]
+    assert len({headers["Idempotency-Key"] for _, headers, _ in receiver.got}) == 5
+    assert room.waiting() == []
+    assert room.remarks == []
 
 
-def test_a_refusal_for_good_is_not_tried_again_and_is_said_without_the_secret(
-    tmp_path: Path, receiver: Receiver, at_once: None
-) -> None:
-    receiver.answers = [403]
-    reports = play(tmp_path, lambda post: post.delivery.tell(tell(receiver.channel), 100.0, ""), lambda post: bool(post.reports))
-    assert len(receiver.got) == 1
-    assert "answered 403" in reports[0]
-    assert "secret" not in reports[0]
+def test_a_channel_that_fails_for_good_is_said_once_and_when_it_works_again(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive(*[500] * 6)
+    delivery = room.live(Pace(deadline_s=5.0, first_s=0.01, limit_s=0.02, total_s=0.0))
+    for number in range(8):
+        delivery.tell(tell(receiver.target, key=str(number), text=str(number)), time.time())
+    until(lambda: len(receiver.got) == 8)
+    room.close()
+    assert room.remarks == [
+        "alerts through webhook:127.0.0.1 do not arrive: 127.0.0.1 answered 500",
+        "alerts through webhook:127.0.0.1 arrive again",
+    ]
+    assert room.waiting() == []
 
 
-def test_one_fact_is_one_message_for_a_channel_also_in_the_next_life(tmp_path: Path, receiver: Receiver) -> None:
-    def twice(post: Post) -> None:
-        post.delivery.tell(tell(receiver.channel, receiver.channel), 100.0, "")
-        post.delivery.tell(tell(receiver.channel), 101.0, "")
-        post.delivery.tell(tell(receiver.channel, key="crash"), 101.0, "")
-
-    play(tmp_path, twice, lambda _: len(receiver.got) >= 2)
-
-    def again(post: Post) -> None:
-        post.delivery.resume()
-        twice(post)
-        post.delivery.tell(tell(receiver.channel, key="over"), 102.0, "")
-
-    play(tmp_path, again, lambda _: len(receiver.got) >= 3)
-    assert [message.key for _, message in receiver.got] == ["hang", "crash", "over"]
+def test_a_slow_channel_delays_no_other(room: Room, receive: Callable[..., Receiver]) -> None:
+    slow, quick = receive("hang"), receive()
+    delivery = room.live()
+    for number in range(5):
+        delivery.tell(tell(slow.target, quick.target, "journal:", key=str(number), text=str(number)), time.time())
+    until(lambda: len(quick.got) == 5)
+    until(lambda: len(room.remarks) == 5)
+    assert len(slow.got) <= 1
+    slow.ending.set()
 
 
-def test_what_was_not_delivered_in_one_life_is_in_the_next(
-    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    receiver.answers = [500] * 3
-    monkeypatch.setattr(delivery, "FIRST_WAIT_S", 60.0)
-    play(tmp_path, lambda post: post.delivery.tell(tell(receiver.channel), 100.0, ""), lambda _: len(receiver.got) == 1)
-    receiver.answers = []
-    play(tmp_path, lambda post: post.delivery.resume(), lambda _: len(receiver.got) == 2)
-    assert Post(tmp_path).journal.undelivered() == ()
+def test_more_channels_than_lanes_are_all_told(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "LANES_LIMIT", 2)
+    delivery = room.live()
+    delivery.tell(tell(*(f"command:/usr/bin/touch {tmp_path}/told{number}" for number in range(5))), time.time())
+    until(lambda: len(list(tmp_path.glob("told*"))) == 5)
 
 
-def test_a_slow_channel_delays_no_other(tmp_path: Path, receiver: Receiver) -> None:
-    gate = tmp_path / "gate"
-    slow = f"command:sh -c 'while ! [ -e {gate} ]; do sleep 0.01; done'"
+def test_what_waited_at_the_end_is_sent_by_the_next_life_in_order(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive(500)
+    delivery = room.live(Pace(deadline_s=5.0, first_s=60.0, limit_s=60.0, total_s=600.0))
+    for number in range(3):
+        delivery.tell(tell(receiver.target, key=str(number), text=str(number)), time.time())
+    until(lambda: len(receiver.got) == 1)
+    room.close()
+    assert room.waiting() == [receiver.target] * 3
+    room.live().resume()
+    until(lambda: len(receiver.got) == 4)
+    room.close()
+    assert receiver.texts() == ["0", "0", "1", "2"]
+    assert room.waiting() == []
+    assert room.remarks == []
 
-    def work(post: Post) -> None:
-        post.delivery.tell(tell(slow, receiver.channel), 100.0, "")
 
-    def done(_: Post) -> bool:
-        if receiver.got:
-            gate.touch()
-        return bool(receiver.got)
+def test_what_is_too_old_is_no_news(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive()
+    delivery = room.live()
+    delivery.tell(tell(receiver.target), time.time() - 2 * delivery_module.STALE_S)
+    until(lambda: bool(room.remarks))
+    room.close()
+    assert "too old to be news" in room.remarks[0]
+    assert receiver.got == []
+    assert room.waiting() == []
 
-    assert play(tmp_path, work, done) == []
+
+KILLED = """
+import sys, time
+from supervisor.alerts.delivery import Delivery, Pace
+from supervisor.lanes import Lane
+from supervisor.model import Severity, Tell
+from supervisor.records.journal import Journal
+from supervisor.records.log import utc
+journal = Journal(sys.argv[1], Lane("journal"), print)
+delivery = Delivery(journal, print, Pace(deadline_s=5.0, first_s=0.01, limit_s=0.02))
+delivery.resume()
+for number in range(int(sys.argv[3]), int(sys.argv[4])):
+    delivery.tell(Tell(3, "store", str(number), Severity.WARNING, str(number), (sys.argv[2],)), time.time())
+print("told", flush=True)
+time.sleep(60)
+"""
 
 
-def test_a_label_names_the_channel_without_its_secrets() -> None:
-    assert label("webhook:https://user:pw@hooks.example/T0/SECRET?x=1") == "webhook:https://hooks.example/..."
-    assert label("command:/usr/local/bin/page") == "command:/usr/local/bin/page"
+def test_sigkill_loses_no_message_and_doubles_none_but_the_one_under_way(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive(*[500, 200] * 20)
+    for life in range(4):
+        command = [sys.executable, "-c", KILLED, room.state_dir, receiver.target, str(life * 10), str(life * 10 + 10)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline() == b"told\n"
+            reached = len(receiver.got) + life
+            until(lambda reached=reached: len(receiver.got) > reached)  # type: ignore[misc]
+            daemon.kill()
+    room.live().resume()
+    until(lambda: len(set(receiver.taken)) == 40)
+    room.close()
+    assert room.waiting() == []
+    assert len(receiver.taken) <= 40 + 4  # one for each death, at most: killed between the answer and the note of it
+    assert len({headers["Idempotency-Key"] for _, headers, _ in receiver.got}) == 40
+
+
+def test_a_full_disk_does_not_silence_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = alone_on_small_disk("tests/test_alerts.py::test_a_full_disk_does_not_silence_us")
+    if disk is None:
+        return
+    monkeypatch.setattr(delivery_module, "WRITTEN_S", 0.05)
+    monkeypatch.setattr(journal_module, "RETRY_S", 0.05)
+    room = Room(disk / "state")
+    delivery = room.live()
+    fill(disk)
+    told = Path(os.environ.get("TMPDIR", "/tmp")) / f"told-{os.getpid()}"
+    for _ in range(3):
+        delivery.tell(tell(f"command:/bin/sh -c 'echo told >> {told}'", text="x" * 5000), time.time())
+    until(told.exists)
+    room.close()
+    assert told.read_text() == "told\n"
+    told.unlink()

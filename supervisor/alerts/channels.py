@@ -25,6 +25,7 @@ import msgspec
 
 ERROR_BYTES = 4096  # of what a failing command or server said, for the sentence
 BLOCK_BYTES = 16 * 1024
+PIPE_BYTES = 64 * 1024  # all that a pipe holds: what a command said before its end is there in one read
 # What belongs to the daemon alone: a paging script must not speak to our own supervisor, nor think that it was given sockets.
 OURS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
@@ -139,26 +140,26 @@ def _watch(child: subprocess.Popen[bytes], deadline: float) -> bytes | None:
     """Wait for its end, reading the last it says on stderr so that it never blocks on us. None: its group was killed at the deadline."""
     assert child.stderr is not None
     said = b""
+    os.set_blocking(child.stderr.fileno(), False)
     pidfd = os.pidfd_open(child.pid)
     with contextlib.closing(selectors.DefaultSelector()) as selector:
         selector.register(pidfd, selectors.EVENT_READ)
         selector.register(child.stderr, selectors.EVENT_READ)
-        try:
-            while child.poll() is None:
-                ready = selector.select(max(deadline - time.monotonic(), 0.0))
-                if not ready:
-                    os.killpg(child.pid, signal.SIGKILL)
-                    child.wait()
-                    return None
-                for key, _ in ready:
-                    if key.fileobj is child.stderr:
-                        piece = os.read(child.stderr.fileno(), BLOCK_BYTES)
-                        said = (said + piece)[-ERROR_BYTES:]
-                        if not piece:
-                            selector.unregister(child.stderr)
-        finally:
-            os.close(pidfd)
-    return said
+        ended = False
+        while not ended:
+            ready = {key.fileobj for key, _ in selector.select(max(deadline - time.monotonic(), 0.0))}
+            if not ready:
+                os.killpg(child.pid, signal.SIGKILL)
+                break
+            ended = pidfd in ready
+            with contextlib.suppress(BlockingIOError):
+                piece = os.read(child.stderr.fileno(), PIPE_BYTES)
+                said = (said + piece)[-ERROR_BYTES:]
+                if not piece and child.stderr in ready:
+                    selector.unregister(child.stderr)
+    os.close(pidfd)
+    child.wait()
+    return said if ended else None
 
 
 def _ending(code: int) -> str:
@@ -234,18 +235,18 @@ class Webhook:
 def _post(connection: socket.socket, request: h11.Request, body: bytes, deadline: float) -> int:
     """The status of the answer. One deadline for all of it, however slowly the bytes drip."""
     http = h11.Connection(h11.CLIENT)
-    for part in (request, h11.Data(data=body), h11.EndOfMessage()):
-        connection.settimeout(_left(deadline))
-        connection.sendall(http.send(part) or b"")
+    connection.settimeout(_left(deadline))
+    connection.sendall(b"".join(http.send(part) or b"" for part in (request, h11.Data(data=body), h11.EndOfMessage())))
     while True:
         event = http.next_event()
         if isinstance(event, h11.Response):
             return event.status_code
         if event is h11.NEED_DATA:
             connection.settimeout(_left(deadline))
-            http.receive_data(connection.recv(BLOCK_BYTES))
-        elif isinstance(event, h11.ConnectionClosed):
-            raise ConnectionResetError(errno.ECONNRESET, "it closed the connection without an answer")
+            piece = connection.recv(BLOCK_BYTES)
+            if not piece:
+                raise ConnectionResetError(errno.ECONNRESET, "it closed the connection without an answer")
+            http.receive_data(piece)
 
 
 def _left(deadline: float) -> float:

@@ -121,8 +121,6 @@ class Delivery:
         with contextlib.suppress(TimeoutError):  # a dead disk must not silence us
             if letter.channel not in fresh.result(WRITTEN_S):
                 return
-        if self._closing.is_set():
-            return
         try:
             self._try(letter)
         except ChannelError as problem:
@@ -148,10 +146,12 @@ class Delivery:
         pace = self._pace
         for attempt in tenacity.Retrying(
             stop=tenacity.stop_after_delay(pace.total_s - age_s) | tenacity.stop_when_event_set(self._closing),
-            wait=tenacity.wait_exponential_jitter(initial=pace.first_s, max=pace.limit_s, jitter=pace.first_s),
+            wait=tenacity.wait_exponential(multiplier=pace.first_s, max=pace.limit_s) + tenacity.wait_random(0, pace.first_s),
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, ChannelError) and not error.lasting),
             sleep=tenacity.sleep_using_event(self._closing),
             reraise=True,
         ):
+            if self._closing.is_set():
+                raise ChannelError("the supervisor ends")
             with attempt:
                 target.send(message, pace.deadline_s)
