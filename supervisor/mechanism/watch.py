@@ -1,9 +1,10 @@
 """Watching instances: when to look and to ask, and telling what the diagnosis concludes.
 
-One timer serves all programs. In peace a program with sockets or probes is sampled once a second and its queue looked at
-each quarter of a second; one with neither twice a minute. Anything odd (a queue that stays, an answer that is late, a
-thread that runs all the time, a stopped process) is looked at ten times a second for a while. While an instance starts it is
-asked without pause, so that its readiness is seen at once.
+One timer serves all programs. In peace a program with sockets or probes is sampled once a second, one with neither twice a
+minute. When somebody comes to a held socket the loop tells, and a quarter of a second later the queue is looked at; sockets
+that a program opened itself are looked at that often. Anything odd (a queue that stays, an answer that is late, a thread that
+runs all the time, a stopped process) is looked at ten times a second for a while. While an instance starts it is asked
+without pause, so that its readiness is seen at once.
 
 It judges nothing itself: facts go into a window, `policy.diagnosis` answers. It promises: no call here blocks; every
 question and every suspicion has an end; when our own loop was late, nothing is concluded from what happened meanwhile.
