@@ -82,6 +82,7 @@ class Outputs:
         self._due: dict[_Source, float] = {}
         self._tails: dict[InstanceId, bytes] = {}
         self._commands: deque[Callable[[], None]] = deque()
+        self._taken = 0  # bytes out of all pipes, ever
         self._closed = False
         self._stopping = False
         self._ringing = threading.Lock()  # the bell may not be closed while somebody rings it
@@ -198,12 +199,11 @@ class Outputs:
     def _empty(self, source: _Source) -> None:
         """Give turns to it, and to those whose open line it waits for, until what is in its pipe now is taken or nothing moves."""
         wanted = source.taken + _waiting(source.fd) if self._has(source) else 0
-        before, taken = -1, 0
-        while before < taken and source.taken < wanted and self._has(source):
-            before = taken
+        before = -1
+        while before < self._taken and source.taken < wanted and self._has(source):
+            before = self._taken
             for each in tuple(source.sink.sources):
                 self._serve(each, time.monotonic())
-            taken = sum(each.taken for each in source.sink.sources)
 
     def _serve(self, source: _Source, now: float) -> None:
         """Give it one turn, and write down when it wants the next."""
@@ -271,7 +271,7 @@ class Outputs:
         sink = source.sink
         sink.writer = source
         source.unseen += count
-        source.taken += count
+        self._took(source, count)
         for other in sink.sources:
             if other.held:
                 self._due[other] = NOW
@@ -280,6 +280,10 @@ class Outputs:
         if sink.problem:
             self._report(sink.file.program, f"{sink.file.path} is written again; {_size(sink.lost)} of output was lost")
             sink.problem, sink.lost = False, 0
+
+    def _took(self, source: _Source, count: int) -> None:
+        source.taken += count
+        self._taken += count
 
     def _holds(self, source: _Source, now: float) -> bool:
         """Whether it should wait for the end of another instance's line: for a moment, if that one lives."""
@@ -318,7 +322,7 @@ class Outputs:
             return self._end(source)
         self._recall(source)
         source.tail = (source.tail + dropped)[-TAIL_BYTES:]
-        source.taken += len(dropped)
+        self._took(source, len(dropped))
         sink.lost += len(dropped)
         sink.writer = None  # what comes next does not go on with the file's last line
         return NOW
