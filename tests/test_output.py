@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.mechanism import logfiles, output
-from supervisor.mechanism.output import Outputs, follow, tail
+from supervisor.mechanism.logfiles import follow, tail
+from supervisor.mechanism.output import Outputs
 from supervisor.model import InstanceId, OutputSettings
 from tests.disk import fill, free, small_disk
 

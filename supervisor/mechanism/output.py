@@ -23,10 +23,8 @@ from datetime import UTC, datetime
 from functools import partial
 
 from supervisor.lanes import Lane
-from supervisor.mechanism.logfiles import LINE_BYTES, LogFile, compress, follow, tail
+from supervisor.mechanism.logfiles import LINE_BYTES, LogFile, compress
 from supervisor.model import InstanceId, OutputSettings
-
-__all__ = ["Outputs", "follow", "tail"]
 
 CHUNK_BYTES = 1024 * 1024  # moved for one source before the next one has its turn
 PIPE_BYTES = (
@@ -125,7 +123,7 @@ class Outputs:
             if self._bell >= 0:
                 os.eventfd_write(self._bell, 1)
 
-    # From here on: the pump's thread.
+    # From here on: the pump's thread. Nothing that it touches is touched by another, but `_commands` and `_bell`.
 
     def _pump(self) -> None:
         while not self._stopping:

@@ -23,6 +23,7 @@ import msgspec
 
 from supervisor.lanes import Lane
 from supervisor.model import Effect, Event, Note, Spawn, Tell
+from supervisor.policy.escalation import OVER
 from supervisor.records.backlog import Backlog
 from supervisor.records.handover import boot_id
 from supervisor.records.log import escaped
@@ -56,7 +57,6 @@ END_INCIDENT = "UPDATE incidents SET over_wall = ? WHERE number = ?"
 ADD_LETTER = "INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?, ?, 'waiting')"
 SETTLE_LETTER = "UPDATE outbox SET state = ? WHERE incident = ? AND key = ? AND step = ? AND channel = ?"
 
-OVER = "over"  # policy's key of the message that closes an incident
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _MAY_NOT_WRITE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 _TYPES: dict[str, Any] = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Effect))}
