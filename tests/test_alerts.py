@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -75,6 +76,9 @@ class Receiver(http.server.ThreadingHTTPServer):
     @property
     def target(self) -> str:
         return f"webhook:http://127.0.0.1:{self.server_address[1]}/hook?token=secret"
+
+    def wait_for(self, count: int) -> None:
+        until(lambda: len(self.got) >= count)
 
     def texts(self) -> list[object]:
         return [body["text"] for _, _, body in self.got]
@@ -435,8 +439,7 @@ def test_sigkill_loses_no_message_and_doubles_none_but_the_one_under_way(room: R
         with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:
             assert daemon.stdout is not None
             assert daemon.stdout.readline() == b"told\n"
-            reached = len(receiver.got) + life
-            until(lambda reached=reached: len(receiver.got) > reached)  # type: ignore[misc]
+            receiver.wait_for(len(receiver.got) + life + 1)
             daemon.kill()
     room.live().resume()
     until(lambda: len(set(receiver.taken)) == 40)
@@ -455,7 +458,7 @@ def test_a_full_disk_does_not_silence_us(monkeypatch: pytest.MonkeyPatch) -> Non
     room = Room(disk / "state")
     delivery = room.live()
     fill(disk)
-    told = Path(os.environ.get("TMPDIR", "/tmp")) / f"told-{os.getpid()}"
+    told = Path(tempfile.gettempdir()) / f"told-{os.getpid()}"
     for _ in range(3):
         delivery.tell(tell(f"command:/bin/sh -c 'echo told >> {told}'", text="x" * 5000), time.time())
     until(told.exists)
