@@ -14,11 +14,13 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -108,6 +110,7 @@ class Daemon:
         self._reading: asyncio.Task[None] | None = None
         self._defects = 0
         self._loop.set_exception_handler(self._defect)
+        threading.excepthook = self._defect_in_a_lane
         self.ended = asyncio.Event()
         self._lanes = {name: Lane(name) for name in ("spawn", "sockets", "preflight", "reap", "watch", "evidence", "read")}
         self._log_lane = Lane("log")
@@ -243,6 +246,10 @@ class Daemon:
         self._defects += 1
         self._lanes["read"].put(_keep, path, f"reviver {__version__}\n{''.join(lines)}")
         self._warn(f"a defect of Reviver's own: {lines[-1].strip()}; it goes on; please report {path}")
+
+    def _defect_in_a_lane(self, thread: threading.ExceptHookArgs) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._defect, self._loop, {"exception": thread.exc_value})
 
     # --- a turn ---------------------------------------------------------------------------------------------------------------
 
@@ -387,13 +394,19 @@ class Daemon:
         self._reaper.kill(effect.id)
 
     async def _take_evidence(self, id: InstanceId) -> None:
-        instance = next(i for i in self._fleet.programs[id.program].instances if i.id == id)
-        summary = ""
+        program = self._fleet.programs[id.program]
+        instance = next(i for i in program.instances if i.id == id)
+        taken = evidence.Taken("")
         if instance.pid is not None:
+            build = program.good if program.good is not None and instance.build == program.good.number else program.build
+            places = (build.launch.directory, build.directory)
+            output = partial(self._outputs.last, id)
+            subject = evidence.Subject(id, instance.pid, build.launch.command, places, build.release, output)
             with contextlib.suppress(LaneError):
-                call = (evidence.take, id, instance.pid, self._settings.daemon.state_dir)
-                summary = await self._lanes["evidence"].run(*call, deadline_s=EVIDENCE_S)
-        self.post(EvidenceTaken(id, summary))
+                call = (evidence.take, subject, self._settings.daemon.state_dir)
+                taken = await self._lanes["evidence"].run(*call, deadline_s=EVIDENCE_S)
+        found = taken.cause
+        self.post(EvidenceTaken(id, taken.summary, found.key if found else "", found.where if found else ""))
 
     async def _preflight(self, effect: RunPreflight) -> None:
         preflight = launch.Preflight(effect, self._environ)

@@ -136,7 +136,9 @@ class Lane:
                 else:
                     self._stuck -= 1
                 given_up = job.given_up
-            if given_up:
+            if job.loop is None and error is not None:  # nobody waits who could be told: it is ours
+                threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, me)))
+            elif given_up:
                 if job.late is not None and error is None:
                     job.late(result)
             elif job.loop is not None:

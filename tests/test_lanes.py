@@ -98,3 +98,14 @@ def test_drain_waits_for_what_was_put_and_takes_no_more() -> None:
     assert lane.drain(5.0)
     assert seen == [0, 1, 2, 3, 4]
     assert not lane.put(seen.append, 5)
+
+
+def test_an_exception_that_nobody_waits_for_reaches_the_threads_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda thread: seen.append(thread.exc_type))
+    lane = Lane("x")
+    lane.put(lambda: 1 // 0)
+    after: list[int] = []
+    lane.put(after.append, 1)
+    assert lane.drain(5.0)
+    assert (seen, after) == ([ZeroDivisionError], [1])
