@@ -405,6 +405,8 @@ class Daemon:
             with contextlib.suppress(LaneError):
                 call = (evidence.take, subject, self._settings.daemon.state_dir)
                 taken = await self._lanes["evidence"].run(*call, deadline_s=EVIDENCE_S)
+        if taken.summary:
+            self._tell_story(Note(str(id), "evidence.taken", taken.summary))
         found = taken.cause
         self.post(EvidenceTaken(id, taken.summary, found.key if found else "", found.where if found else ""))
 

@@ -488,6 +488,8 @@ class Spared:
 class EvidenceTaken:
     id: InstanceId
     summary: str  # one line for people; "" when nothing could be taken
+    cause: str = ""  # the cause's key: the same one the next time; "" when none was found
+    where: str = ""  # its place, for people: "store/coupons.py:41 apply()"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,10 @@
-"""What a suspect is doing, read from /proc: needs no right but that to read, never stops anything, always works.
+"""What a suspect or a dying instance is doing: the kernel's view of its tree, stacks from its runtime, its cause, kept on disk.
 
-For a lane: each read takes microseconds, but one of a process in trouble may not come back. One file an instance, mode 0600, and one
-line for people. (What only a runtime can tell, the function and the line, is for takers of their own beside this one.)
+Reads /proc, starts dumpers (their files are dump_*.py), writes beneath the state directory: one file an instance, mode 0600, bounded in
+number and size, without secrets. Blocks, for a lane of its own, no longer than `LIMIT_S` and a moment. It never leaves anything stopped
+and never raises: what cannot be had is a sentence in the file.
+
+Another runtime is one more class with the shape of `dumping.Taker` in a file of its own, and one line in `TAKERS`.
 """
 
 from __future__ import annotations
@@ -9,92 +12,203 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from supervisor.mechanism import tree
+from supervisor.mechanism import dump_kernel, origin, tree
+from supervisor.mechanism.dump_kernel import KernelThread, Socket
+from supervisor.mechanism.dump_python import Python
+from supervisor.mechanism.dumping import DumpError, Snapshot, Taker
+from supervisor.mechanism.redaction import hide
 from supervisor.model import InstanceId
+from supervisor.policy.cause import BUSY_RATIO, Cause, Code, Thread, cause, packages, summary
 
-THREADS_LIMIT = 500  # of a tree that are looked at: more tell nothing new, and each costs a read
+LIMIT_S = 2.4  # in all: policy does not wait for evidence longer than 3 s
+MOMENTS = 5  # at which stacks are taken, and
+MOMENT_S = 0.1  # from one to the next: FACTS of evidence
+GLANCE_S = 0.15  # within which it shows who runs
+PROCESSES_LIMIT = 8  # of a tree whose stacks are taken, where none runs: the busiest first, then the youngest
 FILES_LIMIT = 200  # evidence files kept of all programs
+FILE_BYTES = 256 * 1024
+LINES_LIMIT = 40  # of its last output
+SOCKETS_LIMIT = 200
 FOLDER = "evidence"
+
+TAKERS: tuple[Taker, ...] = (Python(),)  # the first that recognises a process takes its stacks
 
 
 @dataclass(frozen=True, slots=True)
-class Thread:
-    """One thread as /proc/PID/task/TID shows it. `ran_s` is the CPU time it has used; "" where the kernel does not tell."""
+class Subject:
+    """Whose evidence is taken.
 
-    pid: int
-    tid: int
-    name: str
-    state: str
-    ran_s: float
-    waits_in: str  # the kernel function it sleeps in
-    system_call: str  # number and arguments, "running", or "" without the right to see it
-
-
-def take(id: InstanceId, pid: int, state_dir: str) -> str:
-    """Write down what each thread of the instance's tree does now, and say the most telling part in one line.
-
-    returns  the line, "" when the tree is gone
+    command, directories  how and where the program runs: they tell its own code from its libraries. The directory as written, and resolved
+    last_output           gives the last bytes that it wrote; may block for a moment
     """
-    threads = _threads(tree.tree(pid))
-    if not threads:
-        return ""
+
+    id: InstanceId
+    pid: int
+    command: tuple[str, ...]
+    directories: tuple[str, ...]
+    release: str
+    last_output: Callable[[], bytes]
+
+
+@dataclass(slots=True)
+class Collected:
+    """What was found of one tree. `problems` are sentences about what could not be had."""
+
+    threads: list[Thread] = field(default_factory=list)
+    kernel: list[KernelThread] = field(default_factory=list)
+    sockets: dict[int, dict[int, Socket]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The evidence in one line, "" when the tree is gone, and the cause where one was found."""
+
+    summary: str
+    cause: Cause | None = None
+
+
+def take(subject: Subject, state_dir: str, takers: Sequence[Taker] = TAKERS) -> Taken:
+    """Find out what the instance's tree is doing, write it down, and say it in one line."""
+    until = time.monotonic() + LIMIT_S
+    found = collect(subject.pid, until, takers)
+    if not found.kernel:
+        return Taken("")
+    named = cause(found.threads, Code(subject.directories, packages(subject.command)), subject.release)
+    line = summary(named) if named is not None else _line(found.kernel)
+    lines = origin.lines(named, found.kernel[0].pid, until) if named is not None else []
+    body = {
+        "instance": str(subject.id),
+        "taken_wall": time.time(),
+        "summary": line,
+        "cause": None if named is None else asdict(named),
+        "lines": [asdict(each) for each in lines],
+        "problems": found.problems,
+        "last_output": _last_lines(subject.last_output()),
+        "sockets": [{"pid": pid, **asdict(each)} for pid, known in found.sockets.items() for each in known.values()][
+            :SOCKETS_LIMIT
+        ],
+        "kernel": [asdict(thread) for thread in found.kernel],
+        "threads": [asdict(thread) for thread in found.threads if thread.moments],
+    }
     try:
-        _write(Path(state_dir) / FOLDER, id, threads)
+        _write(Path(state_dir) / FOLDER, subject.id, body)
     except OSError as problem:
-        return f"{_line(threads)} (the evidence could not be kept: {problem.strerror})"
-    return _line(threads)
+        line = f"{line} (the evidence could not be kept: {problem.strerror})"
+    return Taken(line, named)
 
 
-def _threads(pids: list[int]) -> list[Thread]:
-    found: list[Thread] = []
+def collect(pid: int, until: float, takers: Sequence[Taker] = TAKERS) -> Collected:
+    """Look at a tree: who runs, then the stacks of whom it may be, then who ran meanwhile. Any process's, supervised or not."""
+    pids = tree.tree(pid)
+    began, before = time.monotonic(), dump_kernel.threads(pids)
+    if not before:
+        return Collected()
+    time.sleep(max(0.0, min(GLANCE_S, until - time.monotonic())))
+    glanced = dump_kernel.threads(pids)
+    chosen = _chosen(_busy(before, glanced, time.monotonic() - began))
+    moments, problems = _moments(chosen, takers, until)
+    after = dump_kernel.threads(pids)
+    busy = _busy(before, after, time.monotonic() - began)
+    known = {pid: dump_kernel.sockets(pid) for pid in chosen}
+    found = [_thread(each, busy.get(each, 0.0), known, moments.get(each.pid)) for each in after]
+    return Collected(found, after, known, problems)
+
+
+def _busy(before: list[KernelThread], after: list[KernelThread], span_s: float) -> dict[KernelThread, float]:
+    """The share of the time between two looks in which each thread ran, or waited for a processor."""
+    used = {(each.pid, each.tid): each.ran_s + each.queued_s for each in before}
+    return {each: (each.ran_s + each.queued_s - used.get((each.pid, each.tid), 0.0)) / span_s for each in after}
+
+
+def _chosen(busy: dict[KernelThread, float]) -> list[int]:
+    """The processes whose stacks tell most: the one that runs; where none does, all that may be stuck, within a limit."""
+    total: dict[int, float] = {}
+    for thread, ratio in busy.items():
+        total[thread.pid] = total.get(thread.pid, 0.0) + ratio
+    order = sorted(total, key=lambda pid: (total[pid], pid), reverse=True)
+    return order[:1] if total[order[0]] >= BUSY_RATIO else order[:PROCESSES_LIMIT]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a taker saw of one process: each thread's stacks, oldest first, names and requests."""
+
+    runtime: str
+    snapshots: list[Snapshot] = field(default_factory=list)
+
+
+def _moments(pids: list[int], takers: Sequence[Taker], until: float) -> tuple[dict[int, _Seen], list[str]]:
+    """The stacks of these processes at several moments, taken in turn so that many take no longer than one."""
+    seen: dict[int, _Seen] = {}
+    problems: list[str] = []
+    running: dict[int, Iterator[Snapshot]] = {}
     for pid in pids:
-        try:
-            tids = sorted(int(tid) for tid in os.listdir(f"/proc/{pid}/task"))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        found += [thread for tid in tids[: THREADS_LIMIT - len(found)] if (thread := _thread(pid, tid)) is not None]
-    return found
+        taker = next((taker for taker in takers if taker.recognises(pid)), None)
+        if taker is not None:
+            seen[pid], running[pid] = _Seen(taker.runtime), taker.snapshots(pid, until)
+    for moment in range(MOMENTS):
+        due = time.monotonic() + MOMENT_S
+        for pid, snapshots in tuple(running.items()):
+            try:
+                seen[pid].snapshots.append(next(snapshots))
+            except (DumpError, StopIteration) as problem:
+                del running[pid]
+                problems.append(f"process {pid}: {problem}")
+        if not running or due >= until:
+            break
+        if moment < MOMENTS - 1:
+            time.sleep(max(0.0, due - time.monotonic()))
+    for snapshots in running.values():
+        _close(snapshots)
+    return seen, problems
 
 
-def _thread(pid: int, tid: int) -> Thread | None:
-    base = f"/proc/{pid}/task/{tid}"
-    stat = _read(f"{base}/stat").rpartition(")")
-    fields = stat[2].split()
-    if not fields:
-        return None
-    ran_ns = _read(f"{base}/schedstat").split()
-    name = stat[0].partition("(")[2]
-    wchan = _read(f"{base}/wchan").strip("0\n")
-    return Thread(pid, tid, name, fields[0], int(ran_ns[0]) / 1e9 if ran_ns else 0.0, wchan, _read(f"{base}/syscall").strip())
+def _close(snapshots: Iterator[Snapshot]) -> None:
+    closing = getattr(snapshots, "close", None)
+    if closing is not None:
+        closing()
 
 
-def _read(path: str) -> str:
-    """A small file of /proc, "" when it is gone or not ours to read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(4096).decode(errors="replace")
-    except OSError:
-        return ""
+def _thread(seen: KernelThread, busy: float, known: dict[int, dict[int, Socket]], stacks: _Seen | None) -> Thread:
+    peer = dump_kernel.awaited(seen, known.get(seen.pid, {}))
+    thread = Thread(seen.pid, seen.tid, seen.name, "native", busy, seen.locked, peer)
+    if stacks is None:
+        return thread
+    own = [stack for snapshot in stacks.snapshots for stack in snapshot if stack.tid == seen.tid]
+    request = next((stack.request for stack in own if stack.request), "")
+    return replace(thread, runtime=stacks.runtime, moments=tuple(stack.frames for stack in own), request=request)
 
 
-def _line(threads: list[Thread]) -> str:
-    """The thread that used most of the processor, and what it does now."""
+def _line(threads: list[KernelThread]) -> str:
+    """Without stacks: the thread that used most of the processor, and what it does now."""
     hot = max(threads, key=lambda thread: thread.ran_s)
     doing = "runs" if hot.state == "R" else f"is in state {hot.state}" + (f", waits in {hot.waits_in}" if hot.waits_in else "")
     return f"of {len(threads)} threads, {hot.tid} ({hot.name}) ran most, {hot.ran_s:.1f} s in all, and {doing}"
 
 
-def _write(folder: Path, id: InstanceId, threads: list[Thread]) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    taken = time.time()
-    body = json.dumps({"instance": str(id), "taken_wall": taken, "threads": [asdict(thread) for thread in threads]}, indent=1)
-    target = folder / f"{id.program}-{id.number}-{int(taken)}.json"
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def _last_lines(output: bytes) -> list[str]:
+    return [hide(line) for line in output.decode(errors="replace").splitlines()[-LINES_LIMIT:]]
+
+
+def _write(folder: Path, id: InstanceId, body: dict[str, Any]) -> None:
+    """Keep one file, whole or not at all, and only the newest of all."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = folder / f"{id.program}-{id.number}-{int(body['taken_wall'])}.json"
+    text = json.dumps(body, indent=1)
+    if len(text) > FILE_BYTES:
+        told = [each for each in body["threads"] if each["busy"] > 0.0 or each["request"]]
+        text = json.dumps({**body, "threads": told[:1], "kernel": body["kernel"][:50]}, indent=1)[:FILE_BYTES]
+    draft = target.with_suffix(".new")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:
-        file.write(body)
+        file.write(text)
+    draft.replace(target)
     kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     for old in kept[:-FILES_LIMIT]:
         old.unlink(missing_ok=True)

@@ -1,0 +1,219 @@
+"""Evidence -> cause: where a program loops or waits, as one name that is the same the next time.
+
+Pure. Evidence comes in as values: each thread with what the kernel says of it and its stack at a few moments. A cause is the runtime,
+the kind, and the place: the innermost function of the program's own code that stood on the stack at every moment. Its key holds no line
+number and no release, so that it survives edits above it and is counted across releases; both stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from supervisor.model import Nature
+from supervisor.servers import SERVERS
+
+BUSY_RATIO = 0.7  # of the time a process's threads ran or wanted to: below it the process waits
+LIBRARIES = ("/site-packages/", "/dist-packages/", "/node_modules/")  # code that somebody else wrote
+INNARDS = ("<frozen ", "node:", "java.", "jdk.", "sun.")  # a runtime's own code, by how its file or function begins
+MODULE_OPTIONS = ("-m", "-A", "--app")  # whose value names a module: Python's, celery's and flask's
+SUMMARY_LIMIT = 300  # characters: it stands in messages to telephones
+
+Frames = tuple["Frame", ...]
+
+_SERVERS = frozenset(module for server in SERVERS for module in server.modules)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One call on a stack. `file` is absolute where the runtime tells it so, "" where it is not known; `line` is 0 then."""
+
+    function: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One thread of the tree over the time in which evidence was taken.
+
+    busy      the share of that time in which it ran or waited for a processor
+    locked    it sleeps on a lock (futex)
+    peer      whom it waits for, as "10.0.0.5:5432"; "" when that is not known
+    moments   its stack at each moment, innermost call first; () where no stack could be taken
+    request   what it serves, with all values redacted: "GET /checkout?coupon=<redacted>"
+    """
+
+    pid: int
+    tid: int
+    name: str
+    runtime: str
+    busy: float
+    locked: bool = False
+    peer: str = ""
+    moments: tuple[Frames, ...] = ()
+    request: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Where the program's own code is: beneath its directory (as written, and resolved), or in the packages that its command names."""
+
+    directories: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a program does not answer. `key` counts it; all else is for people."""
+
+    key: str
+    nature: Nature
+    runtime: str
+    file: str  # relative to the program's directory where it lies beneath
+    function: str
+    lines: tuple[int, ...]  # all that were seen in the function, in order
+    path: str = ""  # the file as the runtime names it, to read it by
+    release: str = ""
+    request: str = ""
+    peer: str = ""
+    threads: int = 1  # that do the same
+
+    @property
+    def where(self) -> str:
+        """The place, for people: "store/coupons.py:41 apply()"."""
+        at = f"{self.file}:{self.lines[0]}" if self.file and self.lines else self.file
+        call = "" if self.function == "<module>" else f"{self.function}()"
+        return " ".join(part for part in (at, call) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """The function that one thread is in, and how much that tells: 0 the program's own code, 1 nobody's library, 2 any."""
+
+    thread: Thread
+    frame: Frame
+    lines: tuple[int, ...]
+    rank: int
+
+
+def cause(threads: Sequence[Thread], code: Code, release: str = "") -> Cause | None:
+    """What the threads of a tree that does not answer are doing. None when no stack was seen at all."""
+    spots = [spot for thread in threads if (spot := _spot(thread, code)) is not None]
+    if not spots:
+        return None
+    spinning = _hottest(threads, spots)
+    if spinning is not None:
+        return _name(spinning, Nature.SPINNING, code, release, 1)
+    told = min(spots, key=lambda spot: _doubt(spot, spots))
+    nature = Nature.LOCKED if told.thread.locked else Nature.BLOCKED
+    return _name(told, nature, code, release, _company(told, spots))
+
+
+def summary(found: Cause) -> str:
+    """The cause in one line for people."""
+    many = f"{found.threads} threads " if found.threads > 1 else ""
+    verb = "" if found.threads > 1 else "s"
+    match found.nature:
+        case Nature.SPINNING:
+            text = f"{many}loop{verb} in {found.where}"
+        case Nature.LOCKED:
+            text = f"{many}wait{verb} for a lock in {found.where}"
+        case _:
+            text = f"{many}wait{verb} in {found.where}" + (f" for {found.peer}" if found.peer else "")
+    release = f"release {found.release}" if found.release else ""
+    return ", ".join(part for part in (text, found.request, release) if part)[:SUMMARY_LIMIT]
+
+
+def packages(command: Sequence[str]) -> tuple[str, ...]:
+    """The packages that a command names, as in `gunicorn store.wsgi:app` or `python -m store`; servers' own are none of the program's."""
+    named = []
+    for before, word in pairwise(("", *command)):
+        module = word.partition(":")[0]
+        package = module.partition(".")[0]
+        dotted = "." in module or ":" in word
+        if (
+            (dotted or before in MODULE_OPTIONS)
+            and all(part.isidentifier() for part in module.split("."))
+            and package not in _SERVERS
+        ):
+            named.append(package)
+    return tuple(dict.fromkeys(named))
+
+
+def relative(file: str, code: Code) -> str:
+    """A file as people and keys name it: beneath the program's directory, or within its package, wherever that is installed."""
+    for directory in code.directories:
+        if _beneath(file, directory):
+            return file[len(directory.rstrip("/")) + 1 :]
+    for library in LIBRARIES:
+        if library in file:
+            return file.rpartition(library)[2]
+    return file
+
+
+def _hottest(threads: Sequence[Thread], spots: Sequence[_Spot]) -> _Spot | None:
+    """The spot of the thread that runs most, in a process that runs. Threads that share one lock to run share its time."""
+    busy: dict[int, float] = {}
+    for thread in threads:
+        busy[thread.pid] = busy.get(thread.pid, 0.0) + thread.busy
+    hot = [spot for spot in spots if busy[spot.thread.pid] >= BUSY_RATIO]
+    return max(hot, key=lambda spot: (round(spot.thread.busy, 1), -spot.rank), default=None)
+
+
+def _doubt(spot: _Spot, spots: Sequence[_Spot]) -> tuple[int, ...]:
+    """How little a waiting thread tells: the one in the program's own code, serving a request, where most others are too, tells most."""
+    idle = spot.frame.function == "<module>"  # a main program that waits for its servers
+    return spot.rank, idle, not spot.thread.request, not spot.thread.peer, -_company(spot, spots)
+
+
+def _company(spot: _Spot, spots: Sequence[_Spot]) -> int:
+    return sum(_call(other.frame) == _call(spot.frame) for other in spots)
+
+
+def _spot(thread: Thread, code: Code) -> _Spot | None:
+    """The innermost function common to all moments, the program's own before any other."""
+    moments = [frames for frames in thread.moments if frames]
+    if not moments:
+        return None
+    common = set.intersection(*({_call(frame) for frame in frames} for frames in moments))
+    lasting = [frame for frame in moments[-1] if _call(frame) in common]
+    if not lasting:
+        return None
+    frame = min(lasting, key=lambda each: _rank(each, code))  # the first of the lowest rank is the innermost
+    lines = {line for frames in moments if (line := _line_in(frames, frame))}
+    return _Spot(thread, frame, tuple(sorted(lines)), _rank(frame, code))
+
+
+def _line_in(frames: Iterable[Frame], wanted: Frame) -> int:
+    return next((frame.line for frame in frames if _call(frame) == _call(wanted)), 0)
+
+
+def _call(frame: Frame) -> tuple[str, str]:
+    return frame.file, frame.function
+
+
+def _rank(frame: Frame, code: Code) -> int:
+    if _is_library(frame):
+        return 0 if relative(frame.file, code).partition("/")[0].removesuffix(".py") in code.packages else 2
+    return 0 if any(_beneath(frame.file, directory) for directory in code.directories) else 1
+
+
+def _is_library(frame: Frame) -> bool:
+    """Whether it is a runtime's or a library's code. Python's standard library lies in .../lib/python3.11/."""
+    if frame.file.startswith(INNARDS) or frame.function.startswith(INNARDS):
+        return True
+    return any(library in frame.file for library in LIBRARIES) or "/lib/python" in frame.file or "/lib64/python" in frame.file
+
+
+def _beneath(file: str, directory: str) -> bool:
+    return directory not in ("", "/") and file.startswith(directory.rstrip("/") + "/")
+
+
+def _name(spot: _Spot, nature: Nature, code: Code, release: str, threads: int) -> Cause:
+    frame, thread = spot.frame, spot.thread
+    function, file = frame.function.replace(".<locals>", ""), relative(frame.file, code)
+    key = f"{thread.runtime}:{nature}:{file}:{function}"
+    peer = thread.peer if nature is Nature.BLOCKED else ""
+    return Cause(key, nature, thread.runtime, file, function, spot.lines, frame.file, release, thread.request, peer, threads)
