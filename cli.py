@@ -233,7 +233,19 @@ def systemd_install(config: str | None, force: bool) -> int:
 
 def main() -> None:
     """The console script."""
+    _open_standard_streams()
     sys.exit(_main())
+
+
+def _open_standard_streams() -> None:
+    """Whoever closed one of them gets nothing there: else the next file or socket that is opened would take its number."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            os.set_inheritable(fd, True)  # `run` becomes the daemon, which writes there too
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
 
 
 def _main() -> int:

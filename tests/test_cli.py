@@ -332,6 +332,14 @@ def test_answer_that_cannot_be_written_is_one_sentence(place: Place, daemon: Run
     assert (process.returncode, err) == (1, "reviver: no space left on device\n")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_nobodys_traceback(place: Place, daemon: Running, closed: str) -> None:
+    command = f"{sys.executable} {CLI} restart store {closed}; echo $?"
+    result = subprocess.run(["/bin/sh", "-c", command], cwd=place.path, capture_output=True, text=True, timeout=30, check=False)
+    assert result.stdout.splitlines()[-1] == "0"
+    assert result.stderr == ""
+
+
 def test_events_without_a_daemon_or_a_journal_say_so(place: Place) -> None:
     result = place.reviver("events")
     assert (result.code, result.out) == (1, "")
