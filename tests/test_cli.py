@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -134,6 +135,16 @@ def test_status_on_a_terminal_colours_the_state_unless_told_not_to(place: Place,
     plain = place.on_terminal("status", env={"NO_COLOR": "1"})
     assert "ready" in plain
     assert "\x1b[32m" not in plain
+
+
+def test_status_on_a_narrow_terminal_leaves_columns_out_and_cuts_no_cell(place: Place, daemon: Running) -> None:
+    def shown(columns: int) -> list[list[str]]:
+        text = place.on_terminal("status", "store", env={"COLUMNS": str(columns)})
+        return [line.split() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+
+    assert shown(140)[0] == ["PROGRAM", "STATE", "INSTANCE", "PID", "UPTIME", "CPU", "MEMORY", "RESTARTS", "VERDICT"]
+    assert shown(50)[0] == ["PROGRAM", "STATE", "INSTANCE", "PID", "UPTIME", "VERDICT"]
+    assert shown(20)[1] == ["store", "ready", "store:1", "4001"]
 
 
 def test_status_in_a_pipe_imports_next_to_nothing(place: Place, daemon: Running) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+GAP = "  "  # between columns
+FOLDED_WIDTH = 24  # the last column holds sentences: narrower they could not be read
 
 COLOURS = {  # of a state: the only thing that is coloured
     "ready": "green",
@@ -65,36 +68,64 @@ def colourful() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], state: int) -> None:
-    """Rows of cells under their heads. `state`: the column that is coloured by its word."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], state: int, spared: Sequence[str] = ()) -> None:
+    """Rows of cells under their heads. No cell is ever cut: half a pid is a lie.
+
+    state   the column that is coloured by its word
+    spared  heads that a narrow terminal does without, the most dispensable first
+    """
     shown = [[safe(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty() or not _rich_table(head, shown, state):
+    if not sys.stdout.isatty() or not _rich_table(head, shown, state, spared):
         _plain_table(head, shown)
 
 
+def _widths(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+
 def _plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    widths = _widths(head, rows)
     for row in (head, *rows):
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say(GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], state: int) -> bool:
-    """Draw it with rich; False where rich is not installed."""
+def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], state: int, spared: Sequence[str]) -> bool:
+    """Draw it with rich, the last column folded; False where rich is not installed."""
     try:
         from rich.console import Console  # 77 ms: on a terminal alone
         from rich.table import Table
         from rich.text import Text
     except ImportError:
         return False
+    console = Console(no_color=not colourful(), highlight=False)
+    widths = _widths(head, rows)
+    widths[-1] = min(widths[-1], FOLDED_WIDTH)
+    shown = _fitting(head, widths, spared, console.width)
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for name in head:
-        drawn.add_column(name, overflow="fold", no_wrap=name != head[-1])
+    for column in shown:
+        drawn.add_column(head[column], overflow="fold", no_wrap=column != len(head) - 1, min_width=widths[column])
     for row in rows:
-        cells = [Text(cell) for cell in row]
-        cells[state].stylize(COLOURS.get(row[state].split(" ")[0], ""))
+        cells = [Text(row[column]) for column in shown]
+        cells[shown.index(state)].stylize(COLOURS.get(row[state].split(" ")[0], ""))
         drawn.add_row(*cells)
-    Console(no_color=not colourful(), highlight=False).print(drawn)
+    console.width = max(console.width, _width(widths[column] for column in shown))
+    console.print(drawn)
     return True
+
+
+def _fitting(head: Sequence[str], widths: Sequence[int], spared: Sequence[str], limit: int) -> list[int]:
+    """The columns that are shown on a terminal `limit` wide; the terminal breaks the lines where even the last ones do not fit."""
+    shown = list(range(len(head)))
+    for name in spared:
+        if _width(widths[column] for column in shown) <= limit:
+            break
+        shown.remove(head.index(name))
+    return shown
+
+
+def _width(widths: Iterable[int]) -> int:
+    columns = list(widths)
+    return sum(columns) + len(GAP) * (len(columns) - 1)
 
 
 def spell(seconds: float) -> str:

@@ -9,6 +9,7 @@ from supervisor.commands.screen import say, say_json, spell, spell_bytes, table
 from supervisor.control.messages import NOT_RUNNING
 
 HEAD = ("PROGRAM", "STATE", "INSTANCE", "PID", "UPTIME", "CPU", "MEMORY", "RESTARTS", "VERDICT")
+SPARED = ("MEMORY", "CPU", "RESTARTS", "UPTIME")  # on a narrow terminal
 CALM = ("healthy", "starting", "unknown")  # verdicts that say nothing beyond the state
 
 
@@ -20,7 +21,7 @@ def status(config: str | None, names: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         say_json(answer)
     elif programs:
-        table(HEAD, [row for program in programs for row in _rows(program)], state=1)
+        table(HEAD, [row for program in programs for row in _rows(program)], state=1, spared=SPARED)
     else:
         say("no programs: the configuration has none")
     return 0 if all(program["instances"] for program in programs) else NOT_RUNNING
