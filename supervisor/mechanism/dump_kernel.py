@@ -100,11 +100,11 @@ def catches(pid: int, number: int) -> bool:
 def sockets(pid: int) -> dict[int, Socket]:
     """The sockets of a process by descriptor, with the addresses that /proc/PID/net tells of its own network."""
     inodes = {}
-    for fd in _listed(f"/proc/{pid}/fd")[:FDS_LIMIT]:
+    for name in _listed(f"/proc/{pid}/fd")[:FDS_LIMIT]:
         with contextlib.suppress(OSError):
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
             if target.startswith("socket:["):
-                inodes[target[8:-1]] = int(fd)
+                inodes[target[8:-1]] = int(name)
     if not inodes:
         return {}
     found: dict[int, Socket] = {}

@@ -13,12 +13,11 @@ import shutil
 import struct
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from supervisor.mechanism.dump_kernel import exe_name, maps
-from supervisor.mechanism.dumping import DumpError, Snapshot, Stack, run, states
+from supervisor.mechanism.dumping import DumpError, Snapshots, Stack, run, states
 from supervisor.mechanism.redaction import request_line
 from supervisor.policy.cause import Frame
 
@@ -50,13 +49,13 @@ class Python:
         """An interpreter by its name, or one that is embedded (uWSGI, mod_wsgi)."""
         return exe_name(pid).startswith("python") or "libpython" in maps(pid)
 
-    def snapshots(self, pid: int, until: float) -> Iterator[Snapshot]:
+    def snapshots(self, pid: int, until: float) -> Snapshots:
         tool = _tool()
-        locals_ = LOCALS
+        options: tuple[str, ...] = LOCALS
         while True:
-            dump = _dump(tool, pid, locals_, until)
+            dump = _dump(tool, pid, options, until)
             yield tuple(_stack(pid, thread) for thread in dump)
-            locals_ = ()
+            options = ()
 
 
 def _tool() -> str:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +40,7 @@ class Stack:
 
 
 Snapshot = tuple[Stack, ...]
+Snapshots = Generator[Snapshot, None, None]
 
 
 class Taker(Protocol):
@@ -53,8 +54,8 @@ class Taker(Protocol):
     def recognises(self, pid: int) -> bool:
         """Whether this process is of that runtime."""
 
-    def snapshots(self, pid: int, until: float) -> Iterator[Snapshot]:
-        """The stacks of all threads, each time the iterator is asked. Nothing is left behind when it is closed.
+    def snapshots(self, pid: int, until: float) -> Snapshots:
+        """The stacks of all threads, each time it is asked. Nothing is left behind when it is closed.
 
         until   the instant (monotonic) after which it may not go on
         raises  DumpError when nothing more can be had

@@ -4,7 +4,7 @@ Reads /proc, starts dumpers (their files are dump_*.py), writes beneath the stat
 number and size, without secrets. Blocks, for a lane of its own, no longer than `LIMIT_S` and a moment. It never leaves anything stopped
 and never raises: what cannot be had is a sentence in the file.
 
-Another runtime is one more class with the shape of `dumping.Taker` in a file of its own, and one line in `TAKERS`.
+Another runtime is one more class with the shape of `dumping.Taker` in a file of its own, and its name in `TAKERS`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from supervisor.mechanism import dump_kernel, origin, tree
+from supervisor.mechanism.dump_jvm import Jvm
 from supervisor.mechanism.dump_kernel import KernelThread, Socket
+from supervisor.mechanism.dump_native import Native
+from supervisor.mechanism.dump_node import Node
 from supervisor.mechanism.dump_python import Python
-from supervisor.mechanism.dumping import DumpError, Snapshot, Taker
+from supervisor.mechanism.dumping import DumpError, Snapshot, Snapshots, Taker
 from supervisor.mechanism.redaction import hide
 from supervisor.model import InstanceId
 from supervisor.policy.cause import BUSY_RATIO, Cause, Code, Thread, cause, packages, summary
@@ -36,7 +39,10 @@ LINES_LIMIT = 40  # of its last output
 SOCKETS_LIMIT = 200
 FOLDER = "evidence"
 
-TAKERS: tuple[Taker, ...] = (Python(),)  # the first that recognises a process takes its stacks
+Busy = dict[tuple[int, int], float]  # (pid, tid) -> the share of the time in which it ran or wanted to
+
+TAKERS: tuple[Taker, ...] = (Python(), Jvm(), Native())  # the first that recognises a process takes its stacks
+LAST_TAKERS: tuple[Taker, ...] = (Node(), *TAKERS)  # of a process that is about to be killed: node's opens a door for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,27 +116,31 @@ def collect(pid: int, until: float, takers: Sequence[Taker] = TAKERS) -> Collect
     if not before:
         return Collected()
     time.sleep(max(0.0, min(GLANCE_S, until - time.monotonic())))
-    glanced = dump_kernel.threads(pids)
-    chosen = _chosen(_busy(before, glanced, time.monotonic() - began))
-    moments, problems = _moments(chosen, takers, until)
-    after = dump_kernel.threads(pids)
-    busy = _busy(before, after, time.monotonic() - began)
+    seen = dump_kernel.threads(pids)  # a tracer interrupts what a thread waits in: it is asked of the kernel before
+    glance = _busy(before, seen, time.monotonic() - began)
+    if not glance:
+        return Collected()
+    chosen = _chosen(glance)
     known = {pid: dump_kernel.sockets(pid) for pid in chosen}
-    found = [_thread(each, busy.get(each, 0.0), known, moments.get(each.pid)) for each in after]
-    return Collected(found, after, known, problems)
+    waits = {(each.pid, each.tid): dump_kernel.awaited(each, known[each.pid]) for each in seen if each.pid in known}
+    moments, problems = _moments(chosen, takers, until)
+    whole = _busy(before, dump_kernel.threads(pids), time.monotonic() - began)
+    busy = {key: max(whole.get(key, 0.0), glance[key]) for key in glance}  # while stacks are taken it stands still at times
+    found = [_thread(each, busy[key], waits.get(key, ""), moments.get(each.pid)) for each in seen if (key := (each.pid, each.tid))]
+    return Collected(found, seen, known, problems)
 
 
-def _busy(before: list[KernelThread], after: list[KernelThread], span_s: float) -> dict[KernelThread, float]:
+def _busy(before: list[KernelThread], after: list[KernelThread], span_s: float) -> Busy:
     """The share of the time between two looks in which each thread ran, or waited for a processor."""
     used = {(each.pid, each.tid): each.ran_s + each.queued_s for each in before}
-    return {each: (each.ran_s + each.queued_s - used.get((each.pid, each.tid), 0.0)) / span_s for each in after}
+    return {key: (each.ran_s + each.queued_s - used.get(key, 0.0)) / span_s for each in after if (key := (each.pid, each.tid))}
 
 
-def _chosen(busy: dict[KernelThread, float]) -> list[int]:
+def _chosen(busy: Busy) -> list[int]:
     """The processes whose stacks tell most: the one that runs; where none does, all that may be stuck, within a limit."""
     total: dict[int, float] = {}
-    for thread, ratio in busy.items():
-        total[thread.pid] = total.get(thread.pid, 0.0) + ratio
+    for (pid, _), ratio in busy.items():
+        total[pid] = total.get(pid, 0.0) + ratio
     order = sorted(total, key=lambda pid: (total[pid], pid), reverse=True)
     return order[:1] if total[order[0]] >= BUSY_RATIO else order[:PROCESSES_LIMIT]
 
@@ -147,7 +157,7 @@ def _moments(pids: list[int], takers: Sequence[Taker], until: float) -> tuple[di
     """The stacks of these processes at several moments, taken in turn so that many take no longer than one."""
     seen: dict[int, _Seen] = {}
     problems: list[str] = []
-    running: dict[int, Iterator[Snapshot]] = {}
+    running: dict[int, Snapshots] = {}
     for pid in pids:
         taker = next((taker for taker in takers if taker.recognises(pid)), None)
         if taker is not None:
@@ -157,7 +167,9 @@ def _moments(pids: list[int], takers: Sequence[Taker], until: float) -> tuple[di
         for pid, snapshots in tuple(running.items()):
             try:
                 seen[pid].snapshots.append(next(snapshots))
-            except (DumpError, StopIteration) as problem:
+            except StopIteration:
+                del running[pid]
+            except DumpError as problem:
                 del running[pid]
                 problems.append(f"process {pid}: {problem}")
         if not running or due >= until:
@@ -165,18 +177,11 @@ def _moments(pids: list[int], takers: Sequence[Taker], until: float) -> tuple[di
         if moment < MOMENTS - 1:
             time.sleep(max(0.0, due - time.monotonic()))
     for snapshots in running.values():
-        _close(snapshots)
+        snapshots.close()
     return seen, problems
 
 
-def _close(snapshots: Iterator[Snapshot]) -> None:
-    closing = getattr(snapshots, "close", None)
-    if closing is not None:
-        closing()
-
-
-def _thread(seen: KernelThread, busy: float, known: dict[int, dict[int, Socket]], stacks: _Seen | None) -> Thread:
-    peer = dump_kernel.awaited(seen, known.get(seen.pid, {}))
+def _thread(seen: KernelThread, busy: float, peer: str, stacks: _Seen | None) -> Thread:
     thread = Thread(seen.pid, seen.tid, seen.name, "native", busy, seen.locked, peer)
     if stacks is None:
         return thread

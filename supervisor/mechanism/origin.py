@@ -18,6 +18,7 @@ FILE_BYTES = 2 << 20  # of source that is read
 LINES_LIMIT = 12
 TEXT_LIMIT = 160  # characters of one line
 BLAME_S = 0.6  # git blame of one file with a long history may take seconds
+SLACK_S = 0.05  # a start is told in ticks of 10 ms, a change by a clock of 4 ms
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -47,12 +48,14 @@ def _text(texts: list[str], number: int) -> str:
 
 
 def _texts(path: str, pid: int) -> list[str]:
-    """The file's lines; [] when it is not to be read, too long, or newer than the process."""
+    """The file's lines; [] when its whole path is not known, it cannot be read, is too long, or newer than the process."""
     started = _started_wall(pid)
+    if not os.path.isabs(path):
+        return []
     try:
         with open(path, "rb") as file:
             about = os.fstat(file.fileno())
-            if started is None or about.st_mtime > started or about.st_size > FILE_BYTES:
+            if started is None or about.st_mtime > started + SLACK_S or about.st_size > FILE_BYTES:
                 return []
             return file.read(FILE_BYTES).decode(errors="replace").splitlines()
     except (OSError, ValueError):  # ValueError: a name with a zero in it

@@ -15,8 +15,11 @@ from supervisor.model import Nature
 from supervisor.servers import SERVERS
 
 BUSY_RATIO = 0.7  # of the time a process's threads ran or wanted to: below it the process waits
-LIBRARIES = ("/site-packages/", "/dist-packages/", "/node_modules/")  # code that somebody else wrote
-INNARDS = ("<frozen ", "node:", "java.", "jdk.", "sun.")  # a runtime's own code, by how its file or function begins
+INSTALLED = ("/site-packages/", "/dist-packages/", "/node_modules/")  # packages that somebody else wrote, or the program installed
+STANDARD = ("/lib/python", "/lib64/python", ".so", "<frozen ", "node:")  # runtimes' and systems' own files
+JAVA = ("java.", "javax.", "jdk.", "sun.", "com.sun.", "jakarta.", "kotlin.", "scala.")  # Java's own packages, and
+JAVA_SERVERS = ("org.apache.", "org.eclipse.", "org.springframework.", "io.netty.", "io.undertow.")  # those of its servers
+SOURCES_ELSEWHERE = ("./", "../")  # where a distribution built its C library
 MODULE_OPTIONS = ("-m", "-A", "--app")  # whose value names a module: Python's, celery's and flask's
 SUMMARY_LIMIT = 300  # characters: it stands in messages to telephones
 
@@ -147,9 +150,9 @@ def relative(file: str, code: Code) -> str:
     for directory in code.directories:
         if _beneath(file, directory):
             return file[len(directory.rstrip("/")) + 1 :]
-    for library in LIBRARIES:
-        if library in file:
-            return file.rpartition(library)[2]
+    for folder in INSTALLED:
+        if folder in file:
+            return file.rpartition(folder)[2]
     return file
 
 
@@ -195,16 +198,13 @@ def _call(frame: Frame) -> tuple[str, str]:
 
 
 def _rank(frame: Frame, code: Code) -> int:
-    if _is_library(frame):
+    if any(folder in frame.file for folder in INSTALLED):
         return 0 if relative(frame.file, code).partition("/")[0].removesuffix(".py") in code.packages else 2
+    if any(sign in frame.file for sign in STANDARD) or frame.file.startswith(SOURCES_ELSEWHERE):
+        return 2
+    if frame.file.endswith(".java") and frame.function.startswith(JAVA + JAVA_SERVERS):
+        return 2
     return 0 if any(_beneath(frame.file, directory) for directory in code.directories) else 1
-
-
-def _is_library(frame: Frame) -> bool:
-    """Whether it is a runtime's or a library's code. Python's standard library lies in .../lib/python3.11/."""
-    if frame.file.startswith(INNARDS) or frame.function.startswith(INNARDS):
-        return True
-    return any(library in frame.file for library in LIBRARIES) or "/lib/python" in frame.file or "/lib64/python" in frame.file
 
 
 def _beneath(file: str, directory: str) -> bool:
