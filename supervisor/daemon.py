@@ -30,7 +30,7 @@ from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Vitals
 from supervisor.lanes import Lane, LaneError
-from supervisor.mechanism import evidence, launch, reap, release
+from supervisor.mechanism import evidence, launch, priority, reap, release
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.sockets import Holder
@@ -39,6 +39,7 @@ from supervisor.mechanism.watch import Watcher
 from supervisor.model import (
     Applied,
     Candidate,
+    Demote,
     Effect,
     Event,
     EvidenceTaken,
@@ -48,11 +49,14 @@ from supervisor.model import (
     Instance,
     InstanceId,
     Kill,
+    KillWorker,
     Look,
     Note,
     Open,
     Preflighted,
     Program,
+    Promote,
+    Remember,
     RunPreflight,
     Settings,
     ShutdownAsked,
@@ -146,7 +150,7 @@ class Daemon:
             self._loop.add_signal_handler(number, self._shut_down, name)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         numbers = await self._end_leftovers()
-        self._fleet = Fleet(incidents=self._journal.last_incident(), numbers=numbers)
+        self._fleet = Fleet(incidents=self._journal.last_incident(), numbers=numbers, causes=self._journal.causes())
         applied = await self._lanes["read"].run(_candidates, self._settings, deadline_s=READ_S)
         await self._server.serve()
         self._log.banner(self._banner())
@@ -327,6 +331,14 @@ class Daemon:
                 self._reaper.signal(effect.id, effect.signal)
             case Kill():
                 self._kill(effect)
+            case KillWorker():
+                self._reaper.signal_worker(effect.id, effect.pid, effect.start_ticks, effect.signal)
+            case Demote():
+                self._share(effect.id, priority.DEMOTED)
+            case Promote():
+                self._share(effect.id, priority.NORMAL)
+            case Remember():
+                pass  # the journal took it with the event
             case Look():
                 self._watcher.look(effect.id)
             case TakeEvidence():
@@ -384,6 +396,11 @@ class Daemon:
         _, fds = self._held.get(id.program, ((), ()))
         self._watcher.watch(id, instance.pid, instance.start_ticks, program.settings, fds)
 
+    def _share(self, id: InstanceId, nice: int) -> None:
+        for pid, leader in self._leaders.items():
+            if leader == id:
+                priority.set_share(pid, nice)
+
     def _kill(self, effect: Kill) -> None:
         """Look once more before a kill by a verdict: what moved meanwhile is not killed."""
         if effect.unmoved_since is not None:
@@ -408,7 +425,9 @@ class Daemon:
         if taken.summary:
             self._tell_story(Note(str(id), "evidence.taken", taken.summary))
         found = taken.cause
-        self.post(EvidenceTaken(id, taken.summary, found.key if found else "", found.where if found else ""))
+        self.post(
+            EvidenceTaken(id, taken.summary, found.key if found else "", found.where if found else "", found.peer if found else "")
+        )
 
     async def _preflight(self, effect: RunPreflight) -> None:
         preflight = launch.Preflight(effect, self._environ)

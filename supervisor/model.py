@@ -279,6 +279,41 @@ class State(StrEnum):
     KILLING = "killing"
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A cause that this program met before. Instants may lie before this boot, and are negative then."""
+
+    key: str
+    where: str  # for people: "store/coupons.py:41 apply()"
+    release: str  # the release under which it was met first
+    first: float
+    proven: tuple[float, ...] = ()  # when a hang by it was proven, within the days that are remembered
+    passed: int = 0  # how often it ended by itself: then it is long work, not a loop
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Somebody else for whom the instances wait, so that killing them cures nothing."""
+
+    peer: str  # "10.0.0.5:5432"
+    since: float
+    tried: float | None = None  # when one was last killed for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker that hangs in an instance that serves, as the newest look saw it."""
+
+    pid: int
+    start_ticks: int
+    seen: float
+    moved: float
+    verdict: Verdict
+    fresh: bool = True  # that look came in this very step
+    tries: int = 0
+    tried: float | None = None
+
+
 class Blame(StrEnum):
     """Why an instance is killed, and so what its exit costs."""
 
@@ -311,6 +346,13 @@ class Instance:
     look_asked: float | None = None
     suspected: float | None = None  # when it became suspect last
     evidence: str | None = None  # what was taken of it, in one line; None: nothing yet
+    cause: str = ""  # the key of the cause that the evidence named
+    where: str = ""  # its place, for people
+    peer: str = ""  # for whom all of it waits
+    room: bool = True  # the host has memory for another one like it
+    demoted: bool = False  # it gets less of the processors while its relief boots
+    workers: tuple[Worker, ...] = ()  # those that hang while the others serve
+    workers_killed: tuple[float, ...] = ()
     reported: bool = False  # people were told of this suspicion
     replace: bool = False  # an operator wants another in its place
     pressed: float | None = (
@@ -374,7 +416,9 @@ class Program:
     preflight: Preflight = Preflight.PASSED
     preflight_asked: float | None = None
     good: Build | None = None  # the last build that was trusted
+    previous: Build | None = None  # the one that was trusted before `good`
     trial: Trial | None = None
+    retreat: str = ""  # why the previous build is to come back, before it does
     builds: int = 1  # the highest number given
     wanted: Wanted = Wanted.UP
     resting: int = 0  # instances that ended and are not started again
@@ -392,6 +436,9 @@ class Program:
     owed: int = 0  # failures not yet replaced, so that the next start is a restart
     crash_loop: bool = False
     reliefs: tuple[float, ...] = ()
+    causes: tuple[Known, ...] = ()
+    unsaved: tuple[str, ...] = ()  # keys of causes that changed and are not written down yet
+    outside: Outside | None = None
     signals: tuple[str, ...] = ()  # asked by an operator, not yet sent
     unserved: float | None = None  # since when no instance is ready, while some are wanted
     facts: tuple[Fact, ...] = ()  # not yet told
@@ -410,6 +457,7 @@ class Fleet:
     hurried: bool = False
     incidents: int = 0  # the highest number given
     numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet
+    causes: dict[str, tuple[Known, ...]] = field(default_factory=dict)  # what is remembered of them
 
 
 # --- events: past participles ---------------------------------------------------------------------------------------------------
@@ -471,6 +519,19 @@ class Looked:
     at: float
     since: float | None
     verdict: Verdict
+    room: bool = True  # the host has memory for another instance like it
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLooked:
+    """A worker of an instance that serves has done nothing since `since`, while somebody waits for it."""
+
+    id: InstanceId
+    pid: int
+    start_ticks: int
+    at: float
+    since: float
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,6 +551,7 @@ class EvidenceTaken:
     summary: str  # one line for people; "" when nothing could be taken
     cause: str = ""  # the cause's key: the same one the next time; "" when none was found
     where: str = ""  # its place, for people: "store/coupons.py:41 apply()"
+    peer: str = ""  # for whom all its threads wait, where that is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -555,6 +617,7 @@ Event = (
     | Answered
     | Extended
     | Looked
+    | WorkerLooked
     | Spared
     | EvidenceTaken
     | Preflighted
@@ -616,6 +679,38 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class KillWorker:
+    """A signal to one worker alone; its siblings serve on. What it was is told by the next look."""
+
+    id: InstanceId
+    pid: int
+    start_ticks: int
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demote:
+    """Give the instance less of the processors, so that its relief boots."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Give the instance its share of the processors back."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Keep this cause for days, over restarts of program, supervisor and host."""
+
+    program: str
+    known: Known
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Look at the instance now; answered by Looked."""
 
@@ -666,4 +761,19 @@ class Forget:
     program: str
 
 
-Effect = RunPreflight | Spawn | Open | Signal | Kill | Look | TakeEvidence | Note | Tell | Forget
+Effect = (
+    RunPreflight
+    | Spawn
+    | Open
+    | Signal
+    | Kill
+    | KillWorker
+    | Demote
+    | Promote
+    | Look
+    | TakeEvidence
+    | Remember
+    | Note
+    | Tell
+    | Forget
+)

@@ -75,6 +75,17 @@ class Reaper:
         else:
             _send(watched.pidfd, signal.Signals[f"SIG{name}"])
 
+    def signal_worker(self, id: InstanceId, pid: int, start_ticks: int, name: str) -> None:
+        """Send one signal to one process of the instance's tree, if it is still the one that started then. No answer."""
+        if id in self._watched:
+            with contextlib.suppress(OSError):  # it is gone already
+                pidfd = os.pidfd_open(pid)
+                try:
+                    if trees.start_ticks(pid) == start_ticks:
+                        _send(pidfd, signal.Signals[f"SIG{name}"])
+                finally:
+                    os.close(pidfd)
+
     def kill(self, id: InstanceId) -> None:
         """SIGKILL to the whole tree; answered by Exited when all of it is gone, or at once when it is gone already.
 

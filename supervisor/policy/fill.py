@@ -50,8 +50,8 @@ def fill(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[E
         return program, ()
     waiting = [suspect for suspect in suspects(program) if not counts(program, suspect)]
     relief = bool(waiting) and counted + len(waiting) >= up
-    if relief and len(program.reliefs) >= program.settings.relief.budget:
-        return _relief_refused(program, clock), ()
+    if relief and (refused := _no_relief(program, waiting)):
+        return _relief_refused(program, refused), ()
     build = program.good if relief and program.trial is not None and program.good is not None else program.build
     if build == program.build and program.preflight is not Preflight.PASSED:
         return program, ()
@@ -82,12 +82,22 @@ def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple
     return program, (Spawn(born.id, build, health.every_s if health.heartbeat else None),)
 
 
-def _relief_refused(program: Program, clock: Clock) -> Program:
-    """The budget is used up: the careful path until it is not, and people are told."""
+def _no_relief(program: Program, suspected: list[Instance]) -> str:
+    """What stands in the way of a relief; "" for nothing."""
+    if len(program.reliefs) >= program.settings.relief.budget:
+        return f"{len(program.reliefs)} relief instances within {spell(RELIEF_WINDOW_S)}"
+    if not all(suspect.room for suspect in suspected):
+        return "the host has not the memory for another instance"
+    return ""
+
+
+def _relief_refused(program: Program, why: str) -> Program:
+    """The careful path until nothing is in the way, and people are told."""
     if program.incident is not None and "relief-budget" in program.incident.told:
         return program
-    count = len(program.reliefs)
-    text = f"{program.settings.name}: {count} relief instances within {spell(RELIEF_WINDOW_S)}; the careful path is left"
+    if any(fact.key == "relief-budget" for fact in program.facts):
+        return program
+    text = f"{program.settings.name}: {why}; no relief for now, the careful path is left"
     return replace(note(program, "relief.refused", text), facts=(*program.facts, Fact("relief-budget", Severity.CRITICAL, text)))
 
 

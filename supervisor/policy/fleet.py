@@ -73,7 +73,11 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
     for candidate in event.programs:
         name = candidate.settings.name
         known = fleet.programs.get(name)
-        programs[name] = one.create(candidate, fleet.numbers.get(name, 0)) if known is None else one.apply(known, candidate, now)
+        programs[name] = (
+            one.create(candidate, fleet.numbers.get(name, 0), fleet.causes.get(name, ()))
+            if known is None
+            else one.apply(known, candidate, now)
+        )
     for name, known in fleet.programs.items():
         if name not in programs:
             programs[name] = replace(known, removed=True, wanted=Wanted.DOWN)
@@ -83,7 +87,8 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
 def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now: float) -> tuple[Fleet, tuple[Effect, ...]]:
     """known: what neighbours knew of each program before the event."""
     effects: list[Effect] = []
-    programs, wakes, incidents, numbers = dict(fleet.programs), dict(fleet.wakes), fleet.incidents, fleet.numbers
+    programs, wakes, incidents = dict(fleet.programs), dict(fleet.wakes), fleet.incidents
+    numbers, causes = fleet.numbers, fleet.causes
     left = 10 * len(programs) + 10  # each change of a program settles its neighbours again: far more than any order needs
     queue = list(names)
     while queue:
@@ -102,14 +107,14 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
             wakes[name] = clock.wake
         if program.removed and not program.instances:
             del programs[name]
-            numbers = {**numbers, name: program.started}
+            numbers, causes = {**numbers, name: program.started}, {**causes, name: program.causes}
             wakes.pop(name, None)
             effects.append(Forget(name))
         matter = _matters(program)
         if known.get(name) != matter or name not in programs:
             known[name] = matter
             queue += [other for other in _neighbours(programs, program) if other not in queue]
-    return replace(fleet, programs=programs, wakes=wakes, incidents=incidents, numbers=numbers), tuple(effects)
+    return replace(fleet, programs=programs, wakes=wakes, incidents=incidents, numbers=numbers, causes=causes), tuple(effects)
 
 
 def _matters(program: Program) -> Matter:

@@ -22,6 +22,8 @@ from supervisor.model import (
     State,
     Trial,
 )
+from supervisor.policy import memory
+from supervisor.policy.wanted import release
 from supervisor.policy.words import note, spell
 
 STEP_S = 0.5  # the first restart after an unhealthy run waits this long, each further one twice the last
@@ -69,12 +71,14 @@ def ended(program: Program, instance: Instance, event: Exited, now: float) -> Pr
         case State.KILLING, Blame.EXIT:
             return program
         case State.KILLING, Blame.HANG:
-            return fail(
-                note(program, "instance.killed", f"killed: {instance.why}", instance), instance, now, instance.why, delayed=False
-            )
+            program = note(program, "instance.killed", f"killed: {instance.why}", instance)
+            program = fail(program, instance, now, instance.why, delayed=False)
+            return memory.proven(program, instance, release(program, instance), now)
         case State.KILLING, Blame.START:
             return note(program, "instance.killed", f"killed: {instance.why}", instance)
         case ((State.RETIRING | State.KILLING), _):
+            if instance.state is State.RETIRING and instance.suspected is not None:
+                program = memory.passed(program, instance)
             return note(
                 program,
                 "instance.stopped",
@@ -159,8 +163,15 @@ def _tried(program: Program, instance: Instance, text: str) -> Trial | None:
     if trial is None or instance.build != trial.build or trial.lost:
         return trial
     failures = trial.failures + 1
-    lost = not trial.served or failures >= 2 or instance.blame is Blame.HANG
+    new = instance.blame is Blame.HANG and not _known_before(program, instance)
+    lost = not trial.served or failures >= 2 or new
     return replace(trial, failures=failures, lost=text if lost else "")
+
+
+def _known_before(program: Program, instance: Instance) -> bool:
+    """Whether its cause was proven under another release already: then it did not come with this one."""
+    before = memory.known(program, instance)
+    return before is not None and bool(before.proven) and before.release != release(program, instance)
 
 
 def _told(program: Program, instance: Instance, key: str, text: str, severity: Severity = Severity.WARNING) -> Program:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from supervisor.model import (
     Act,
     Blame,
+    Demote,
     Effect,
     Fact,
     Instance,
@@ -24,22 +25,25 @@ from supervisor.model import (
     Kind,
     Look,
     Looked,
+    Nature,
     Open,
     Program,
+    Promote,
     Severity,
     Signal,
     Spared,
     State,
     TakeEvidence,
 )
-from supervisor.policy import history
+from supervisor.policy import history, memory, outside, worker
 from supervisor.policy.clock import Clock
-from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, patience_s, suspects
+from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, alone, patience_s, stuck, suspects
 from supervisor.policy.words import note, release_of, spell
 
 LOOK_FRESH_S = 2.0  # an older look changes nothing
 LOOK_AGAIN_S = 2.0  # a look that was asked for and did not come is asked for again
 SILENCE_S = 10.0  # no news of a suspect for so long: look
+POISON_S = 3.0  # for a loop that was proven before, when it holds all that could serve
 EVIDENCE_S = 3.0  # a kill waits for evidence until so long after the suspicion
 REPORT_S = 5.0  # people are told of a suspect when it is known what it does, at the latest now
 RETIRING_LIMIT_S = 600.0  # a connection that never ends does not keep an instance for ever
@@ -58,7 +62,9 @@ def look(instance: Instance, event: Looked, now: float) -> Instance:
         moved = event.since if moved is None else max(moved, event.since)
     if event.verdict.kind in EXCUSED:
         excused = event.at
-    return replace(instance, seen=event.at, moved=moved, excused=excused, verdict=event.verdict, fresh=event.since is not None)
+    return replace(
+        instance, seen=event.at, moved=moved, excused=excused, verdict=event.verdict, fresh=event.since is not None, room=event.room
+    )
 
 
 def spare(instance: Instance, event: Spared, now: float) -> Instance:
@@ -77,11 +83,13 @@ def settle(program: Program, instance: Instance, world: World, clock: Clock) -> 
         case State.STARTING:
             return _starting(program, instance, clock)
         case State.READY:
-            return _ready(program, instance, clock)
+            program, instance, killed = worker.settle(program, instance, clock)
+            program, instance, effects = _ready(program, instance, clock)
+            return program, instance, (*killed, *effects)
         case State.SUSPECT:
-            return _suspect(program, instance, clock)
+            return _suspect(program, instance, world, clock)
         case State.RETIRING:
-            return _retiring(program, instance, clock)
+            return _retiring(program, instance, world, clock)
         case State.KILLING:
             return _killing(program, instance, clock)
 
@@ -141,22 +149,38 @@ def _ready(program: Program, instance: Instance, clock: Clock) -> Settled:
         program = note(program, "instance.continued", f"{verdict.because}; SIGCONT sent", instance)
         return program, replace(instance, continued=True, excused=clock.now), (Signal(instance.id, "CONT"),)
     program = note(program, "instance.suspected", f"suspect: {verdict.because}", instance)
-    suspect = replace(instance, state=State.SUSPECT, since=clock.now, suspected=clock.now, evidence=None, reported=False)
-    return program, suspect, (TakeEvidence(instance.id),)
+    suspect = replace(
+        instance,
+        state=State.SUSPECT,
+        since=clock.now,
+        suspected=clock.now,
+        evidence=None,
+        reported=False,
+        cause="",
+        where="",
+        peer="",
+        workers=(),
+    )
+    if alone(program) or suspect.demoted:
+        return program, suspect, (TakeEvidence(instance.id),)
+    return program, replace(suspect, demoted=True), (TakeEvidence(instance.id), Demote(instance.id))
 
 
-def _suspect(program: Program, instance: Instance, clock: Clock) -> Settled:
+def _suspect(program: Program, instance: Instance, world: World, clock: Clock) -> Settled:
     verdict = instance.verdict
     if instance.fresh and verdict is not None and verdict.kind in MOVING:
         program = note(
             program, "instance.recovered", f"answers again after {spell(clock.now - instance.since)}: {verdict.because}", instance
         )
-        return program, replace(instance, state=State.READY, since=clock.now, suspected=None, continued=False), ()
+        program = memory.passed(program, instance)
+        effects = (Promote(instance.id),) if instance.demoted else ()
+        recovered = replace(instance, state=State.READY, since=clock.now, suspected=None, continued=False, demoted=False)
+        return program, recovered, effects
     program, instance = _report(program, instance, clock)
-    return _judge(program, instance, clock)
+    return _judge(program, instance, world, clock)
 
 
-def _judge(program: Program, instance: Instance, clock: Clock) -> Settled:
+def _judge(program: Program, instance: Instance, world: World, clock: Clock) -> Settled:
     """Kill by a fresh look that proves it hung; else see that a look comes when it could be one."""
     verdict = instance.verdict
     newest = max((at for at in (instance.seen, instance.since) if at is not None), default=clock.now)
@@ -166,21 +190,24 @@ def _judge(program: Program, instance: Instance, clock: Clock) -> Settled:
     suspected = instance.suspected if instance.suspected is not None else instance.since
     if patience is None:
         return _look(program, instance, clock) if clock.due(newest + SILENCE_S) else (program, instance, ())
-    proof = max(instance.moved, instance.excused or 0.0) + patience
+    poison = verdict.nature is Nature.SPINNING and memory.endless(program, instance, clock.now) and stuck(program, world)
+    proof = max(instance.moved, instance.excused or 0.0) + (min(POISON_S, patience) if poison else patience)
     if not clock.due(proof) or (instance.evidence is None and not clock.due(suspected + EVIDENCE_S)):
         return _look(program, instance, clock) if clock.due(newest + SILENCE_S) else (program, instance, ())
     if not instance.fresh:
         return _look(program, instance, clock)
-    if verdict.kind not in HUNG or instance.seen is None or instance.seen < proof:
+    if (verdict.kind not in HUNG and not poison) or instance.seen is None or instance.seen < proof:
+        return program, instance, ()
+    if not outside.may_kill(program, instance, clock):
         return program, instance, ()
     why = f"hung: no progress for {spell(instance.seen - instance.moved)}; {verdict.because}"
     if program.settings.hang.act is Act.TELL:
         text = f'{instance.id} is {why}; it is not killed, because hang.act = "tell"'
         return _fact(program, instance, "hung-held", Severity.CRITICAL, text), instance, ()
-    return _kill(program, instance, clock.now, Blame.HANG, why)
+    return _kill(outside.killed(program, instance, clock.now), instance, clock.now, Blame.HANG, why)
 
 
-def _retiring(program: Program, instance: Instance, clock: Clock) -> Settled:
+def _retiring(program: Program, instance: Instance, world: World, clock: Clock) -> Settled:
     if instance.suspected is not None:
         program, instance = _report(program, instance, clock)
     if not instance.opened:
@@ -188,7 +215,8 @@ def _retiring(program: Program, instance: Instance, clock: Clock) -> Settled:
     if instance.asked is None:
         stop = program.settings.stop
         program = note(program, "instance.retired", f"asked to stop (SIG{stop}): {instance.why}", instance)
-        return program, replace(instance, asked=clock.now), (Signal(instance.id, stop),)
+        asked = replace(instance, asked=clock.now, demoted=False)
+        return program, asked, (*((Promote(instance.id),) if instance.demoted else ()), Signal(instance.id, stop))
     pressed = instance.pressed if instance.ready is not None else instance.asked  # one that never served has nothing to finish
     if pressed is not None and clock.due(max(instance.asked, pressed) + program.settings.grace_s):
         return _kill(
@@ -202,7 +230,7 @@ def _retiring(program: Program, instance: Instance, clock: Clock) -> Settled:
             Blame.NOBODY,
             f"it had not stopped {spell(clock.now - instance.asked)} after it was asked to",
         )
-    return _judge(program, instance, clock) if instance.ready is not None else (program, instance, ())
+    return _judge(program, instance, world, clock) if instance.ready is not None else (program, instance, ())
 
 
 def _retiring_unborn(program: Program, instance: Instance, clock: Clock) -> Settled:

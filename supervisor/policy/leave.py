@@ -9,7 +9,7 @@ from __future__ import annotations
 from supervisor.model import Act, Effect, Instance, Preflight, Program, Retirement, State
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
-from supervisor.policy.wanted import World, alone, counts, leaving, may_leave, ready, stale, suspects, wanted
+from supervisor.policy.wanted import World, alone, counts, excused, leaving, may_leave, ready, stale, suspects, wanted
 
 
 def press(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
@@ -54,7 +54,7 @@ def _suspect_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
     if program.settings.hang.act is Act.TELL or program.settings.relief.retire is Retirement.WATCH or alone(program):
         return None
     for suspect in suspects(program):
-        if _others_ready(program, suspect) >= up:
+        if _others_ready(program, suspect) >= up and not excused(program, suspect):
             return suspect, "others serve in its place"
     return None
 

@@ -20,6 +20,7 @@ from supervisor.model import (
     Extended,
     Fact,
     Instance,
+    Known,
     Looked,
     Preflight,
     Preflighted,
@@ -36,8 +37,9 @@ from supervisor.model import (
     StopAsked,
     Trial,
     Wanted,
+    WorkerLooked,
 )
-from supervisor.policy import escalation, fill, history, leave
+from supervisor.policy import escalation, fill, history, leave, memory, outside, worker
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.wanted import (
@@ -45,6 +47,7 @@ from supervisor.policy.wanted import (
     World,
     leaving,
     ready,
+    release,
     stale,
     wanted,
 )
@@ -53,15 +56,19 @@ from supervisor.policy.words import note, release_of, spell
 ROUNDS = 50  # far more than any settling takes: beyond it two stages undo each other, which is our defect
 
 Stage = Callable[[Program, World, Clock], tuple[Program, tuple[Effect, ...]]]
-InstanceEvent = Spawned | SpawnFailed | Exited | Answered | Extended | Looked | Spared | EvidenceTaken
+InstanceEvent = Spawned | SpawnFailed | Exited | Answered | Extended | Looked | WorkerLooked | Spared | EvidenceTaken
 ProgramEvent = InstanceEvent | Preflighted | StartAsked | StopAsked | RestartAsked | SignalAsked
 
 
 # --- hear: events become facts --------------------------------------------------------------------------------------------------
 
 
-def create(candidate: Candidate, started: int = 0) -> Program:
-    """A program that is not here yet. `started`: the highest instance number that was ever given for its name."""
+def create(candidate: Candidate, started: int = 0, causes: tuple[Known, ...] = ()) -> Program:
+    """A program that is not here yet.
+
+    started  the highest instance number that was ever given for its name
+    causes   what is remembered of it
+    """
     settings = candidate.settings
     build = Build(1, candidate.release, settings.launch, candidate.directory)
     return Program(
@@ -70,6 +77,7 @@ def create(candidate: Candidate, started: int = 0) -> Program:
         preflight=_preflight(settings.launch.preflight),
         wanted=Wanted.DOWN if settings.manual else Wanted.UP,
         started=started,
+        causes=causes,
     )
 
 
@@ -139,8 +147,11 @@ def _hear_instance(program: Program, instance: Instance, event: InstanceEvent, n
             return one.put(program, one.look(instance, event, now))
         case Spared():
             return one.put(program, one.spare(instance, event, now))
+        case WorkerLooked():
+            return one.put(program, worker.look(instance, event)) if instance.state is State.READY else program
         case EvidenceTaken():
-            return one.put(program, replace(instance, evidence=event.summary))
+            found = replace(instance, evidence=event.summary, cause=event.cause, where=event.where, peer=event.peer)
+            return memory.met(one.put(program, found), found, release(program, found), now)
 
 
 def _exited(program: Program, instance: Instance, event: Exited, now: float) -> Program:
@@ -288,6 +299,8 @@ def signals(program: Program, _: World, __: Clock) -> tuple[Program, tuple[Effec
 
 def trial(program: Program, world: World, _: Clock) -> tuple[Program, tuple[Effect, ...]]:
     """Trust the build under way once the old ones are gone, or give it up and go back to the last good one."""
+    if program.retreat:
+        return _retreat(program), ()
     trying = program.trial
     if trying is not None and trying.lost and program.good is not None:
         lost, good = program.build, program.good
@@ -301,8 +314,20 @@ def trial(program: Program, world: World, _: Clock) -> tuple[Program, tuple[Effe
             program = note(
                 program, "build.trusted", f"build {program.build.number}{release_of(program.build)} serves: it is trusted"
             )
-        program = replace(program, good=program.build, trial=None)
+        previous = program.good if program.good is not None and program.good != program.build else program.previous
+        program = replace(program, good=program.build, previous=previous, trial=None)
     return program, ()
+
+
+def _retreat(program: Program) -> Program:
+    """Back to the build that was trusted before this one: memory says that what hung it twice came with this one."""
+    why, before, lost = program.retreat, program.previous, program.build
+    program = replace(program, retreat="")
+    if before is None:
+        return program
+    text = f"build {lost.number}{release_of(lost)} is given up, back to build {before.number}{release_of(before)}: {why}"
+    program = note(replace(_choose(program, before), good=before, previous=None), "build.lost", text)
+    return replace(program, facts=(*program.facts, Fact("rollback", Severity.CRITICAL, f"{program.settings.name}: {text}")))
 
 
 def serve(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
@@ -325,6 +350,7 @@ STAGES: tuple[Stage, ...] = (
     leave.press,
     trial,
     leave.leave,
+    outside.outside,
     fill.order,
     fill.prepare,
     fill.fill,
@@ -332,5 +358,6 @@ STAGES: tuple[Stage, ...] = (
     escalation.tell,
     escalation.climb,
     escalation.close,
+    memory.remember,
     record,
 )

@@ -50,19 +50,38 @@ def stale(program: Program, instance: Instance) -> bool:
     return instance.replace or instance.build != program.build.number
 
 
+def release(program: Program, instance: Instance) -> str:
+    """The release that an instance runs, "" where it is not known any more."""
+    known = (program.build, program.good, program.previous)
+    return next((build.release for build in known if build is not None and build.number == instance.build), "")
+
+
 def leaving(instance: Instance) -> bool:
     return instance.state in (State.RETIRING, State.KILLING)
+
+
+def excused(program: Program, instance: Instance) -> bool:
+    """Whether it is suspect only because it waits for the peer that all wait for."""
+    return program.outside is not None and instance.state is State.SUSPECT and instance.peer == program.outside.peer
+
+
+def stuck(program: Program, world: World) -> bool:
+    """Whether nobody serves, nobody starts, and nobody can be started: then a suspect holds all that customers could have."""
+    if any(i.state in (State.READY, State.STARTING) for i in program.instances):
+        return False
+    return len(program.instances) >= ceiling(program, world) or len(program.reliefs) >= program.settings.relief.budget
 
 
 def counts(program: Program, instance: Instance) -> bool:
     """Whether it is one of the wanted: it serves or will, and is not to be replaced.
 
-    A relief of the last good build counts while a new build is on trial; a suspect counts where Reviver may only tell.
+    A relief of the last good build counts while a new build is on trial; a suspect counts where Reviver may only tell, and while all
+    wait for somebody else.
     """
     if alone(program):
         return True
     if instance.state is State.SUSPECT:
-        return program.settings.hang.act is Act.TELL
+        return program.settings.hang.act is Act.TELL or excused(program, instance)
     fits = not stale(program, instance) or (instance.relief and not instance.replace and program.trial is not None)
     return fits and instance.state in (State.STARTING, State.READY)
 

@@ -32,3 +32,9 @@ def enumerated(names: list[str]) -> str:
 def release_of(build: Build) -> str:
     """What is put behind a build or an instance of it: " (release 4f2a91c)", or nothing where no release is known."""
     return f" (release {build.release})" if build.release else ""
+
+
+def ordinal(number: int) -> str:
+    """1 -> "1st", 2 -> "2nd", 11 -> "11th"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -15,20 +15,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
 from supervisor.lanes import Lane
-from supervisor.model import Effect, Event, Note, Spawn, Tell
+from supervisor.model import Effect, Event, Known, Note, Remember, Spawn, Tell
 from supervisor.policy.escalation import OVER
 from supervisor.records.backlog import Backlog
 from supervisor.records.handover import boot_id
 from supervisor.records.log import escaped
 
-VERSION = 1  # of the tables below, in user_version
+VERSION = 2  # of the tables below, in user_version; an older file is given the tables that it lacks
 ROWS_LIMIT = 10_000  # rows that wait: some 300 bytes each, a minute of the busiest fleet
 LETTERS_RESERVE = 1_000  # room beyond it for incidents and alerts: an alert must not be lost to a flood of samples
 RETRY_S = 1.0  # between tries while the disk takes nothing
@@ -38,18 +38,21 @@ WAL_BYTES = 4 * 1024 * 1024  # that the write-ahead log is cut back to after a b
 TRIM_EVERY_S = 3600.0
 
 SCHEMA = """
-CREATE TABLE story (seq INTEGER PRIMARY KEY, wall REAL, mono REAL, boot TEXT, subject TEXT, program TEXT, name TEXT, text TEXT);
-CREATE INDEX story_program ON story (program, seq);
-CREATE TABLE events (seq INTEGER PRIMARY KEY, wall REAL, mono REAL, boot TEXT, type TEXT, event BLOB, effects BLOB);
-CREATE TABLE incidents (
+CREATE TABLE IF NOT EXISTS story (
+  seq INTEGER PRIMARY KEY, wall REAL, mono REAL, boot TEXT, subject TEXT, program TEXT, name TEXT, text TEXT);
+CREATE INDEX IF NOT EXISTS story_program ON story (program, seq);
+CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, wall REAL, mono REAL, boot TEXT, type TEXT, event BLOB, effects BLOB);
+CREATE TABLE IF NOT EXISTS incidents (
   number INTEGER PRIMARY KEY, program TEXT, opened_wall REAL, severity INTEGER, headline TEXT, over_wall REAL);
-CREATE TABLE numbers (program TEXT PRIMARY KEY, highest INTEGER);
-CREATE TABLE outbox (incident INTEGER, key TEXT, step INTEGER, channel TEXT, told_wall REAL, body BLOB, state TEXT,
+CREATE TABLE IF NOT EXISTS numbers (program TEXT PRIMARY KEY, highest INTEGER);
+CREATE TABLE IF NOT EXISTS causes (program TEXT, key TEXT, known BLOB, PRIMARY KEY (program, key));
+CREATE TABLE IF NOT EXISTS outbox (incident INTEGER, key TEXT, step INTEGER, channel TEXT, told_wall REAL, body BLOB, state TEXT,
   PRIMARY KEY (incident, key, step, channel)) WITHOUT ROWID;
 """
 ADD_STORY = "INSERT INTO story (wall, mono, boot, subject, program, name, text) VALUES (?, ?, ?, ?, ?, ?, ?)"
 ADD_EVENT = "INSERT INTO events (wall, mono, boot, type, event, effects) VALUES (?, ?, ?, ?, ?, ?)"
 ADD_NUMBER = "INSERT INTO numbers VALUES (?, ?) ON CONFLICT DO UPDATE SET highest = max(highest, excluded.highest)"
+ADD_CAUSE = "INSERT OR REPLACE INTO causes VALUES (?, ?, ?)"
 ADD_INCIDENT = """INSERT INTO incidents VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT DO UPDATE SET
   headline = CASE WHEN excluded.severity > severity THEN excluded.headline ELSE headline END,
   severity = max(severity, excluded.severity)"""
@@ -106,6 +109,7 @@ class Happening:
 class _Known:
     """What a file said when it was opened."""
 
+    causes: dict[str, tuple[Known, ...]]
     highest: dict[str, int]
     began: dict[int, float]
     last_incident: int
@@ -183,6 +187,11 @@ class Journal:
     def undelivered(self) -> tuple[Letter, ...]:
         """Messages that an earlier life wrote down and did not see delivered, oldest first."""
         return self._known.undelivered
+
+    def causes(self) -> dict[str, tuple[Known, ...]]:
+        """What is remembered of each program's causes, its instants on this boot's monotonic clock (before it: negative)."""
+        offset_s = time.monotonic() - time.time()
+        return {name: tuple(_shifted(each, offset_s) for each in known) for name, known in self._known.causes.items()}
 
     # What is added.
 
@@ -269,6 +278,9 @@ class Journal:
         for effect in item.effects:
             if isinstance(effect, Spawn):
                 base.execute(ADD_NUMBER, (effect.id.program, effect.id.number))
+            elif isinstance(effect, Remember):
+                known = msgspec.json.encode(_shifted(effect.known, item.wall - item.mono))
+                base.execute(ADD_CAUSE, (effect.program, effect.known.key, known))
         try:
             event = msgspec.json.encode(item.event)
             effects = msgspec.json.encode([(type(effect).__name__, effect) for effect in item.effects])
@@ -407,7 +419,7 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, _Known]:
         (version,) = base.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise _UnusableError(f"it was written by a newer Reviver (its version is {version}, this one knows {VERSION})")
-        if version == 0:
+        if version < VERSION:
             _make_tables(base)
         return base, _read_known(base)
     except sqlite3.Error as problem:
@@ -420,6 +432,11 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, _Known]:
         raise
 
 
+def _shifted(known: Known, by_s: float) -> Known:
+    """The same on another clock: in the file instants are wall time, for they outlive the boot."""
+    return replace(known, first=known.first + by_s, proven=tuple(at + by_s for at in known.proven))
+
+
 def _make_tables(base: sqlite3.Connection) -> None:
     with _transaction(base):
         for statement in SCHEMA.split(";"):
@@ -429,7 +446,11 @@ def _make_tables(base: sqlite3.Connection) -> None:
 
 def _read_known(base: sqlite3.Connection) -> _Known:
     waiting = "SELECT incident, key, step, channel, told_wall, body FROM outbox WHERE state = 'waiting' ORDER BY told_wall"
+    causes: dict[str, list[Known]] = {}
+    for program, known in base.execute("SELECT program, known FROM causes ORDER BY rowid"):
+        causes.setdefault(program, []).append(msgspec.json.decode(known, type=Known))
     return _Known(
+        causes={program: tuple(each) for program, each in causes.items()},
         highest=dict(base.execute("SELECT program, highest FROM numbers")),
         began=dict(base.execute("SELECT number, opened_wall FROM incidents WHERE over_wall IS NULL")),
         last_incident=base.execute("SELECT coalesce(max(number), 0) FROM incidents").fetchone()[0],
