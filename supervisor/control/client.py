@@ -205,7 +205,7 @@ def _starting(runtime_dir: str) -> bool:
     """Whether a daemon holds the directory and does not listen yet."""
     try:
         with open(f"{runtime_dir}/{LOCK}", "rb") as file:
-            pid = int(file.read(32) or 0)
+            pid = int(file.readline(32) or 0)
     except (OSError, ValueError):
         return False
     return pid > 0 and os.path.exists(f"/proc/{pid}")

@@ -147,8 +147,9 @@ def _claim(path: str) -> int:
         raise ServerError(
             f"another reviver runs here: pid {owner or 'unknown'} holds {path} (stop it, or give this one a runtime_dir of its own)"
         ) from None
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
+    ours = f"{os.getpid()}\n".encode()
+    os.write(lock, ours)
+    os.ftruncate(lock, len(ours))  # only now: a client that looks meanwhile finds a pid at all times
     return lock
 
 
