@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.lanes import Lane
+from supervisor.model import Note
+from supervisor.records.journal import Journal
 from tests.control import Running, running, settings
 
 CLI = Path(__file__).parent.parent / "cli.py"
@@ -355,6 +358,20 @@ def test_events_without_a_daemon_or_a_journal_say_so(place: Place) -> None:
     result = place.reviver("events")
     assert (result.code, result.out) == (1, "")
     assert "no journal" in result.err
+
+
+def test_events_without_a_daemon_come_from_the_journal_and_following_them_is_3(place: Place) -> None:
+    lane = Lane("journal")
+    journal = Journal(str(place.path), lane, lambda text: None)
+    journal.note(1_767_225_600.25, 1.0, Note("gone:1", "instance.ready", "ready"))
+    journal.close(5.0)
+    past = place.reviver("events", "--json")
+    assert (past.code, json.loads(past.out)["at"]) == (0, "2026-01-01T00:00:00.250Z")
+    assert "from the journal" in past.err
+    assert place.reviver("events", "gone").code == 0
+    assert place.reviver("events", "-f").code == 3
+    unknown = place.reviver("events", "stroe")
+    assert (unknown.code, unknown.err) == (4, "reviver: there is no program 'stroe': there is only 'store'\n")
 
 
 def test_explain_needs_no_journal(place: Place, daemon: Running) -> None:

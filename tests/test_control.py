@@ -22,8 +22,9 @@ import pytest
 from supervisor import config
 from supervisor.control import client, messages, server
 from supervisor.control.client import Client, Refusal, Unanswered
+from supervisor.control.goals import DRAINING
 from supervisor.control.server import Server, ServerError
-from supervisor.model import Exited, InstanceId, ReliefSettings, RestartSettings, RestartWhen
+from supervisor.model import Exited, InstanceId, ReliefSettings, RestartSettings, RestartWhen, ShutdownAsked
 from tests.control import Running, World, running, settings
 
 NOBODY = 65534
@@ -441,6 +442,27 @@ def test_stop_of_a_program_that_another_one_needs_is_done(place: Path) -> None:
         assert ask(serving, "start", names=["web"])["programs"][0]["done"]
         assert ask(serving, "stop", names=["db"])["programs"] == [{"name": "db", "done": True, "text": "stopped"}]
         assert ask(serving, "status", names=["web"])["programs"][0]["state"] == "ready"
+
+
+def test_stop_of_a_program_in_its_backoff_says_that_it_is_not_started_again(place: Path) -> None:
+    with running(place, settings("store", "crash")) as serving:
+        (outcome,) = ask(serving, "stop", names=["store"])["programs"]
+        assert outcome["text"] == "stopped: nothing of it ran, and it is not started again"
+
+
+def test_supervisor_that_is_being_stopped_starts_nothing_and_lets_nobody_wait(place: Path) -> None:
+    with running(place, settings("store", "mute", manual=True), settings("deaf", "deaf")) as serving:
+        with connect(serving) as connection:
+            connection.sendall(request("start", names=["store"]))
+            assert lines(connection, 1)[0]["method"] == "waiting"
+            _until(serving, lambda: bool(serving.world.waiters))
+            serving.post(ShutdownAsked())
+            with connection.makefile("rb") as heard:
+                (outcome,) = next(json.loads(line)["result"]["programs"] for line in heard if b'"result"' in line)
+        assert (outcome["done"], outcome["text"]) == (False, DRAINING)
+        with pytest.raises(Refusal, match="is being stopped") as refused:
+            ask(serving, "restart", names=["store"], wait=False)
+        assert refused.value.code == messages.REFUSED
 
 
 def test_command_without_waiting_is_answered_at_once(place: Path) -> None:

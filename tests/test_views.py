@@ -232,6 +232,22 @@ def test_explain_of_a_pressed_stop_says_when_it_is_killed() -> None:
     assert "store is being stopped." in answer["why"]
 
 
+def test_explain_of_a_suspect_that_may_finish_says_when_it_is_killed_for_not_moving() -> None:
+    hung = instance(1, State.RETIRING, verdict=STUCK, moved=NOW - 5, suspected=NOW - 4, asked=NOW - 3, ready=NOW - 9)
+    (sentence, *_) = explain(program(hung, instance(2)))["next"]
+    assert sentence == (
+        "store:1 may finish its work; it is killed when a look proves that nothing moved for 30 s: in 25 s at the earliest, "
+        "at the latest in 10 min."
+    )
+    (sentence, *_) = explain(program(replace(hung, verdict=None), instance(2)))["next"]
+    assert sentence == "store:1 may finish its work; it is killed at the latest in 10 min."
+
+
+def test_explain_of_a_crash_says_where_its_last_words_are() -> None:
+    (sentence,) = explain(program(failed=NOW - 0.1, attempt=2))["next"]
+    assert sentence.endswith("`reviver logs store` shows what it wrote.")
+
+
 def test_explain_of_one_that_waits_names_what_is_missing() -> None:
     other = replace(program(of=replace(settings(), name="db")), failed=NOW, attempt=1)
     one = replace(program(waiting=NOW - 2, of=settings(after=("db",))), ordered=False)
@@ -315,6 +331,24 @@ def test_plan_of_what_decides_a_start_restarts_it_without_telling_secrets() -> N
     assert step(program(instance(1)), changed) == ("restart", ["command", "env"])
     assert "hunter2" not in str(plan(program(instance(1)), Candidate(changed, "4f2a91c", "/srv")))
     assert step(program(wanted=Wanted.DOWN), changed) == ("update", ["command", "env"])
+
+
+@pytest.mark.parametrize(
+    ("one", "own", "text"),
+    [
+        (program(instance(1)), {"instances": 3}, "in place, nothing is restarted, 2 instances more: instances changed"),
+        (program(instance(1)), {"grace_s": 3.0}, "in place, nothing is restarted: grace changed"),
+        (program(wanted=Wanted.DOWN), {"grace_s": 3.0}, "it is stopped, and stays so; for its next start: grace changed"),
+        (
+            program(instance(1)),
+            {"launch": LaunchSettings(command=("other",))},
+            "the old one stops, then the new one starts: command changed",
+        ),
+    ],
+)
+def test_plan_says_what_customers_will_notice(one: Program, own: dict[str, Any], text: str) -> None:
+    (planned,) = plan(one, Candidate(replace(settings(), **own), "4f2a91c", "/srv"))["programs"]
+    assert planned["text"] == text
 
 
 def test_plan_of_a_moved_release_restarts_it() -> None:

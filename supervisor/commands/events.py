@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from supervisor.commands.daemon import connect
-from supervisor.commands.screen import remark, safe, say, say_json
+from supervisor.commands.screen import clock_time, remark, safe, say, say_json
 from supervisor.control.client import Refusal, Unanswered
-from supervisor.control.messages import REFUSED
+from supervisor.control.messages import NO_SUCH_PROGRAM, NOT_RUNNING, REFUSED, programs
 
 SUBJECT_WIDTH = 10
 
@@ -21,7 +21,8 @@ def events(config: str | None, name: str, lines: int, follow: bool, as_json: boo
     try:
         daemon = connect(config)
     except Unanswered as nobody:
-        return _recorded(config, name, lines, show, nobody)
+        _recorded(config, name, lines, show, nobody)
+        return NOT_RUNNING if follow else 0  # nothing more comes
     with daemon:
         answer = daemon.call("events", {"limit": lines, "name": name, "follow": follow})
         for story in answer:
@@ -42,32 +43,24 @@ def _flush() -> None:
     sys.stdout.flush()
 
 
-def _recorded(config: str | None, name: str, lines: int, show: Callable[[dict[str, Any]], None], nobody: Unanswered) -> int:
+def _recorded(config: str | None, name: str, lines: int, show: Callable[[dict[str, Any]], None], nobody: Unanswered) -> None:
     from supervisor.commands.configuration import load  # 100 ms that the usual way does not pay
     from supervisor.records.journal import JournalError, read_story
 
     settings = load(config)
-    remark(f"{nobody}; this is from the journal")
     try:
         story = read_story(settings.daemon.state_dir, limit=lines, program=name or None)
     except JournalError as problem:
         raise Refusal(REFUSED, str(problem)) from None
+    known = [program.name for program in settings.programs]
+    if name and not story and name not in known:  # one that is gone from the configuration may have left a story
+        raise Refusal(NO_SUCH_PROGRAM, f"there is no program {name!r}: {programs(known)}")
+    remark(f"{nobody}; this is from the journal")
     for line in story:
-        at = datetime.fromtimestamp(line.wall).astimezone()
-        show({"at": at.isoformat(timespec="milliseconds"), "subject": line.subject, "name": line.name, "text": line.text})
-    return 0
+        at = datetime.fromtimestamp(line.wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        show({"at": at, "subject": line.subject, "name": line.name, "text": line.text})
 
 
 def _show(story: dict[str, Any]) -> None:
     subject = safe(story.get("subject", "")).ljust(SUBJECT_WIDTH)
-    say(f"{_when(str(story.get('at', '')))}  {subject}  {safe(story.get('text', ''))}")
-
-
-def _when(at: str) -> str:
-    """The instant here, with its day where that is not today."""
-    try:
-        instant = datetime.fromisoformat(at).astimezone()
-    except ValueError:
-        return safe(at)
-    today = datetime.now().astimezone().date()
-    return instant.strftime("%H:%M:%S.%f" if instant.date() == today else "%Y-%m-%d %H:%M:%S.%f")[:-4]
+    say(f"{clock_time(str(story.get('at', '')))}  {subject}  {safe(story.get('text', ''))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor.commands.daemon import connect
-from supervisor.commands.screen import safe, say, say_json
+from supervisor.commands.screen import clock_time, safe, say, say_json
 
 
 def explain(config: str | None, name: str, as_json: bool) -> int:
@@ -14,8 +14,15 @@ def explain(config: str | None, name: str, as_json: bool) -> int:
         say_json(answer)
         return 0
     say(f"{safe(answer['program'])} is {answer['state']}")
-    for title, key in (("why", "why"), ("what happened, newest last", "tried"), ("what comes next", "next")):
+    story = [_with_clock(line) for line in answer["tried"]]
+    for title, sentences in (("why", answer["why"]), ("what happened, newest last", story), ("what comes next", answer["next"])):
         say(f"\n{title}:")
-        for sentence in answer[key] or ["nothing is known"]:
+        for sentence in sentences or ["nothing is known"]:
             say(f"  {safe(sentence)}")
     return 0
+
+
+def _with_clock(line: str) -> str:
+    """A line of the story with the time as it is here."""
+    at, gap, text = line.partition("  ")
+    return f"{clock_time(at)}{gap}{text}"

@@ -10,7 +10,7 @@ import sys
 from supervisor.commands.daemon import connect
 from supervisor.commands.screen import remark, safe
 from supervisor.control.client import Refusal, Unanswered
-from supervisor.control.messages import NO_SUCH_PROGRAM
+from supervisor.control.messages import NO_SUCH_PROGRAM, programs
 from supervisor.mechanism import logfiles
 
 
@@ -52,6 +52,5 @@ def _log_dir(config: str | None, name: str) -> str:
 
     settings = load(config)
     if name not in [program.name for program in settings.programs]:
-        known = ", ".join(program.name for program in settings.programs[:10])
-        raise Refusal(NO_SUCH_PROGRAM, f"there is no program {name!r}: there are {known}")
+        raise Refusal(NO_SUCH_PROGRAM, f"there is no program {name!r}: {programs([program.name for program in settings.programs])}")
     return settings.daemon.log_dir

@@ -147,10 +147,12 @@ def spell_bytes(count: int) -> str:
 
 
 def clock_time(at: str) -> str:
-    """The time of day, here, of an RFC 3339 instant: "10:02:11.31". What is no such instant is given back."""
+    """The time of day, here, of an RFC 3339 instant: "10:02:11.31", with its day where that is not today. Else it is given back, safe."""
     from datetime import datetime  # only where instants are shown: `status` starts without
 
     try:
-        return datetime.fromisoformat(at).astimezone().strftime("%H:%M:%S.%f")[:-4]
+        instant = datetime.fromisoformat(at).astimezone()
     except ValueError:
-        return at
+        return safe(at)
+    today = datetime.now().astimezone().date()
+    return instant.strftime("%H:%M:%S.%f" if instant.date() == today else "%Y-%m-%d %H:%M:%S.%f")[:-4]

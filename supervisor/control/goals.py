@@ -19,6 +19,7 @@ from supervisor.policy.wanted import stale
 from supervisor.policy.words import spell
 
 KILL_S = 2 * KILL_AGAIN_S  # after two kills in vain people are told that it cannot be killed
+DRAINING = "the supervisor is being stopped: nothing is started any more"
 SLACK_S = 5.0  # the daemon's own work, on a busy host
 FAILURES = frozenset({"instance.failed", "instance.killed", "program.crash_looped", "preflight.failed", "build.lost"})  # notes
 
@@ -37,12 +38,15 @@ class Goal:
     def hear(self, story: Mapping[str, Any]) -> None:
         """A note of the program: it may be the reason of a failure."""
         if story.get("name") in FAILURES:
-            self._reason = f"{story.get('subject', self.name)} {story.get('text', '')}"
+            subject, text = story.get("subject", self.name), str(story.get("text", ""))
+            self._reason = text if subject == self.name else f"{subject} {text}"
 
     def reached(self, fleet: Fleet) -> bool:
         """Whether it is decided, for good or ill."""
         if not self._text:
             self._decide(fleet.programs.get(self.name))
+        if not self._text and fleet.draining:
+            self._drain()
         return bool(self._text)
 
     def outcome(self) -> dict[str, Any]:
@@ -52,6 +56,9 @@ class Goal:
 
     def _decide(self, program: Program | None) -> None:
         raise NotImplementedError
+
+    def _drain(self) -> None:
+        """The supervisor itself is being stopped, and this is not reached yet."""
 
     def _won(self, text: str) -> None:
         self._done, self._text = True, text
@@ -67,7 +74,9 @@ class Down(Goal):
         needing = [p for p in fleet.programs.values() if self._waits_for(program, p)]
         leave_s = max(p.settings.grace_s for p in (program, *needing)) * (len(needing) + 1)
         super().__init__(program.settings, leave_s + KILL_S + SLACK_S)
-        self._lived = bool(program.instances)
+        self._before = "stopped" if program.instances else "not running"
+        if not program.instances and program.wanted is Wanted.UP:
+            self._before = "stopped: nothing of it ran, and it is not started again"
 
     @staticmethod
     def _waits_for(program: Program, other: Program) -> bool:
@@ -78,7 +87,7 @@ class Down(Goal):
         if program is None:
             self._won("stopped, and gone from the configuration")
         elif not program.instances and program.wanted is Wanted.DOWN:
-            self._won("stopped" if self._lived else "not running")
+            self._won(self._before)
         else:
             self._missing = _list(program.instances)
 
@@ -117,6 +126,9 @@ class Up(Goal):
             self._finish(program)
         else:
             self._missing = _list(program.instances) or program.broken or "nothing of it runs"
+
+    def _drain(self) -> None:
+        self._lost(DRAINING)
 
     def _failed(self, program: Program) -> bool:
         """Whether a new instance failed, or none can be started."""

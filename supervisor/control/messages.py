@@ -23,4 +23,14 @@ NOT_RUNNING = 3  # something is not running, or no daemon answers
 NO_SUCH_PROGRAM = 4
 BAD_CONFIG = 78
 
+NAMES_SHOWN = 10  # in a sentence
+
 ALL = "all"  # in the place of a name: every program
+
+
+def programs(names: list[str]) -> str:
+    """Which programs there are, for somebody who named another one."""
+    if len(names) == 1:
+        return f"there is only {names[0]!r}"
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"there are {', '.join(names[:NAMES_SHOWN])}{more}"

@@ -15,7 +15,7 @@ import msgspec
 from supervisor.config import ConfigErrors
 from supervisor.control import messages, views
 from supervisor.control.backend import Backend, Reading, Story
-from supervisor.control.goals import Down, Goal, Replaced, ReplacedAtOnce, Taken, Up
+from supervisor.control.goals import DRAINING, Down, Goal, Replaced, ReplacedAtOnce, Taken, Up
 from supervisor.lanes import LaneError
 from supervisor.model import Event, Fleet, Program, RestartAsked, SignalAsked, StartAsked, StopAsked
 from supervisor.policy.program import create
@@ -279,6 +279,8 @@ class Verbs:
 
     async def _pursue(self, goals: list[Goal], do: Callable[[], None], asked: Waiting, caller: Caller) -> dict[str, Any]:
         """Do it, and wait until each goal is reached or lost, or its bound has passed; meanwhile tell the caller the story."""
+        if self._backend.fleet().draining and not all(isinstance(goal, Down) for goal in goals):
+            raise Refused(messages.REFUSED, DRAINING)
         if not asked.wait:
             do()
             return {"programs": [_done(goal.name, "asked; nobody waits for it") for goal in goals]}
@@ -341,7 +343,7 @@ def _unknown(name: str, known: list[str]) -> str:
     if not known:
         return f"there is no program {name!r}: the configuration has none"
     near = difflib.get_close_matches(name, known, 1)
-    return f"there is no program {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known[:10])}")
+    return f"there is no program {name!r}: " + (f"did you mean {near[0]!r}?" if near else messages.programs(known))
 
 
 def _signal_name(text: str) -> str:

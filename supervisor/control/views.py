@@ -21,9 +21,11 @@ from supervisor.model import (
     Program,
     ProgramSettings,
     State,
+    Verdict,
     Wanted,
 )
 from supervisor.policy.history import next_start
+from supervisor.policy.instance import RETIRING_LIMIT_S
 from supervisor.policy.wanted import SUSPICIOUS, World, patience_s, ready, wanted
 from supervisor.policy.words import spell
 
@@ -268,7 +270,8 @@ def _next(program: Program, fleet: Fleet, start: float | None, moment: Moment) -
     name = program.settings.name
     said = [sentence for instance in program.instances for sentence in _instance_next(program, instance, moment)]
     if start is not None:
-        said.append(f"The next start is {_in(start, moment)}; `reviver start {name}` starts it at once.")
+        read = f", `reviver logs {name}` shows what it wrote" if program.attempt and not program.broken else ""
+        said.append(f"The next start is {_in(start, moment)}; `reviver start {name}` starts it at once{read}.")
     elif not program.instances and program.wanted is Wanted.DOWN:
         said.append(f"Nothing, until `reviver start {name}`.")
     elif not program.instances and program.resting:
@@ -300,7 +303,7 @@ def _instance_next(program: Program, instance: Instance, moment: Moment) -> list
             late = instance.pressed + settings.grace_s
             return [f"If {instance.id} still lives, it is killed {_in(late, moment)}."]
         case State.RETIRING:
-            return [f"{instance.id} may finish its work; it is killed if it stops making progress."]
+            return [_finishing(program, instance, moment)]
         case State.KILLING if instance.tries > 1:
             return [f"{instance.id} was sent SIGKILL {instance.tries} times; it is sent again each 5 s."]
         case _:
@@ -322,18 +325,38 @@ def _relief_next(program: Program, instance: Instance) -> list[str]:
 
 def _patience(program: Program, instance: Instance, moment: Moment) -> str:
     who = str(instance.id)
-    hang = program.settings.hang
-    if hang.act is Act.TELL:
+    if program.settings.hang.act is Act.TELL:
         return f'{who} is left alone: hang.act is "tell".'
-    verdict = instance.verdict
-    if verdict is None or verdict.kind not in SUSPICIOUS:
+    if instance.verdict is None or instance.verdict.kind not in SUSPICIOUS:
         return f"{who} is ready again as soon as something moves."
-    patience = patience_s(program, instance, hang, verdict)
-    if patience is None:
+    proof = _proof(program, instance, instance.verdict, moment)
+    if proof is None:
         return f'{who} is not killed for this: hang.blocked is "off".'
+    return f"{who} is ready again as soon as something moves, and {proof}."
+
+
+def _finishing(program: Program, instance: Instance, moment: Moment) -> str:
+    """What awaits one that was asked to go and may finish its work."""
+    latest = f"at the latest {_in((instance.asked or instance.since) + RETIRING_LIMIT_S, moment)}"
+    verdict = instance.verdict
+    suspicious = instance.ready is not None and verdict is not None and verdict.kind in SUSPICIOUS
+    proof = (
+        _proof(program, instance, verdict, moment) if verdict and suspicious and program.settings.hang.act is not Act.TELL else None
+    )
+    return (
+        f"{instance.id} may finish its work; it is {proof}, {latest}."
+        if proof
+        else f"{instance.id} may finish its work; it is killed {latest}."
+    )
+
+
+def _proof(program: Program, instance: Instance, verdict: Verdict, moment: Moment) -> str | None:
+    """What would prove it hung, and when at the earliest; None when nothing would."""
+    patience = patience_s(program, instance, program.settings.hang, verdict)
+    if patience is None:
+        return None
     still = max(instance.moved or instance.since, instance.excused or 0.0)
-    proof = f"killed when a look proves that nothing moved for {spell(patience)}"
-    return f"{who} is ready again as soon as something moves, and {proof}: {_in(still + patience, moment)} at the earliest."
+    return f"killed when a look proves that nothing moved for {spell(patience)}: {_in(still + patience, moment)} at the earliest"
 
 
 # --- plan -----------------------------------------------------------------------------------------------------------------------
@@ -372,9 +395,15 @@ def _planned(program: Program | None, candidate: Candidate) -> dict[str, Any]:
     if not keys:
         return _step(settings.name, "none", (), "unchanged")
     rebuilt = program.build.launch != settings.launch or "release" in keys
-    if rebuilt and program.wanted is Wanted.UP:
-        return _step(settings.name, "restart", keys, f"one instance after the other: {', '.join(keys)} changed")
-    return _step(settings.name, "update", keys, f"in place, nothing is restarted: {', '.join(keys)} changed")
+    changed = f"{', '.join(keys)} changed"
+    if program.wanted is Wanted.DOWN:
+        return _step(settings.name, "update", keys, f"it is stopped, and stays so; for its next start: {changed}")
+    if rebuilt:
+        how = "one instance after the other" if settings.relief.extra else "the old one stops, then the new one starts"
+        return _step(settings.name, "restart", keys, f"{how}: {changed}")
+    count = settings.instances - program.settings.instances
+    fewer = f", {abs(count)} instance{'s' if abs(count) > 1 else ''} {'more' if count > 0 else 'fewer'}" if count else ""
+    return _step(settings.name, "update", keys, f"in place, nothing is restarted{fewer}: {changed}")
 
 
 def changed_keys(old: ProgramSettings | DaemonSettings, new: ProgramSettings | DaemonSettings) -> tuple[str, ...]:
