@@ -134,6 +134,22 @@ def test_http_what_is_no_answer_is_said(data: bytes, spoke: bool, text: str) -> 
     assert (outcome.answered, outcome.spoke, outcome.text) == (False, spoke, text)
 
 
+def test_http_interim_answers_without_end_do_not_hold_the_loop() -> None:
+    """A hostile server that always has more to say: the question must end by what was read, as the loop's timer may never come."""
+    endless = b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000
+
+    def flood(listener: socket.socket) -> None:
+        with listener.accept()[0] as client, suppress(OSError):
+            client.sendall(endless)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        flooding = threading.Thread(target=flood, args=(listener,), daemon=True)
+        flooding.start()
+        outcome = asyncio.run(ask_http(dataclasses.replace(HEALTH, address=listener.getsockname()), timeout_s=LONG_S))
+        flooding.join(LONG_S)
+    assert (outcome.answered, outcome.text) == (False, "GET /health: no http answer")
+
+
 def test_http_what_we_cannot_even_send_is_unknown() -> None:
     outcome = asyncio.run(answer(HttpTarget(("", 0), "shop\nX: y", "/"), silent))
     assert (outcome.answered, outcome.text.startswith("GET /: cannot be asked: ")) == (None, True)

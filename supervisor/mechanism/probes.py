@@ -429,12 +429,19 @@ class _Reply:
         self._http.send(h11.EndOfMessage())
 
     async def status(self, question: _Question) -> int:
-        """Send the request, and return the answer's status. Raises h11.ProtocolError for what is no http, and OSError."""
+        """Send the request, and return the answer's status. Raises h11.ProtocolError for what is no http, and OSError.
+
+        Who sends interim answers without end and without a pause would hold the loop: receiving what has come does not yield.
+        """
         await self._wire.send(self._request)
+        read_bytes = 0
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
+                if read_bytes > HEADERS_LIMIT_BYTES:
+                    raise h11.RemoteProtocolError("no answer within the limit")
                 data = await self._wire.receive()
+                read_bytes += len(data)
                 question.spoke = question.spoke or bool(data)
                 self._http.receive_data(data)
             elif isinstance(event, h11.Response):
