@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,13 +72,29 @@ def executable(command: str, directory: str, path: str) -> str:
     raise NotExecutable(f"{candidates[0]} {what}", "name the file to execute")
 
 
+def beginning(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
+    """The first bytes of a regular file, b"" when it is none or cannot be read: for files that others may have put there.
+
+    Looked at before it is opened, as that would wait at a fifo for ever, and some devices act on it (/dev/watchdog).
+    """
+    try:
+        seen = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError):  # a path that another file named may hold a NUL character
+        return b""
+    try:
+        if stat.S_ISREG(os.fstat(seen).st_mode):
+            with open(f"/proc/self/fd/{seen}", "rb") as file:
+                return file.read(limit_bytes)
+    except OSError:
+        pass
+    finally:
+        os.close(seen)
+    return b""
+
+
 def _check_interpreter(file: str) -> None:
     """Raise NotExecutable where a script's first line names an interpreter that is not there (a moved virtual environment)."""
-    try:
-        with open(file, "rb") as opened:
-            first = opened.read(256).split(b"\n", 1)[0]  # execve(2) reads no more of it
-    except OSError:
-        return  # it may be executed without being readable
+    first = beginning(file, 256).split(b"\n", 1)[0]  # execve(2) reads no more of it; it may be executed without being readable
     words = first.removeprefix(b"#!").split(maxsplit=1) if first.startswith(b"#!") else []
     if words and not os.path.isfile(words[0]):
         interpreter = os.fsdecode(words[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,16 @@ def test_release_of_a_worktree_is_its_own_commit(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".git").write_text(f"gitdir: {data}\n")
     assert found(tmp_path / "other")[0] == "9b7e6d5"
+
+
+def test_release_of_a_checkout_that_holds_fifos_and_devices_has_no_name(tmp_path: Path) -> None:
+    """The program's user may own it: root's supervisor must neither wait there for ever nor read without end."""
+    git = checkout(tmp_path, "ref: refs/heads/main") / ".git"
+    (git / "packed-refs").symlink_to("/dev/zero")
+    os.mkfifo(git / "refs" / "heads" / "main")
+    os.mkfifo(git / "commondir")
+    assert found(tmp_path) == ("", str(tmp_path))
+
+
+def test_release_of_a_checkout_whose_names_hold_a_nul_has_no_name(tmp_path: Path) -> None:
+    assert found(checkout(tmp_path, "ref: refs/heads/\0main")) == ("", str(tmp_path))

@@ -1,7 +1,7 @@
 """Which release stands in a directory: read from the file system alone, with nothing run.
 
 A symlink names the release by what it points to (`current -> releases/4f2a91c`); else a git checkout by its revision. Blocks: for a
-lane.
+lane. The directory may belong to the program's user: nothing in it is waited for (a fifo) or read without a limit (a device).
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import os
 import re
 from pathlib import Path
 
+from supervisor import host
 from supervisor.model import LaunchSettings
 
 SHORT = 7  # digits of a revision, as git itself shortens it
 _REVISION = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # SHA-1 or SHA-256
-_FILE_LIMIT_BYTES = 4096  # HEAD, a ref, a .git file: one line
+_LINE_LIMIT_BYTES = 4096  # HEAD, a ref, a .git file: one line
+_REFS_LIMIT_BYTES = 16 * 1024 * 1024  # packed-refs of some 200,000 branches and tags
 
 
 def resolve(launch: LaunchSettings) -> tuple[str, str]:
@@ -58,17 +60,14 @@ def _git_dir(directory: Path) -> Path | None:
 
 
 def _packed(shared: Path, name: str) -> str:
-    try:
-        with open(shared / "packed-refs", encoding="utf-8", errors="replace") as lines:
-            return next((line[: -len(name) - 2] for line in lines if line.endswith(f" {name}\n")), "")
-    except OSError:
-        return ""
+    lines = _text(shared / "packed-refs", _REFS_LIMIT_BYTES).split("\n")
+    return next((line[: -len(name) - 1] for line in lines if line.endswith(f" {name}")), "")
 
 
 def _line(path: Path) -> str:
     """The first line of a small file, "" when it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readline(_FILE_LIMIT_BYTES).rstrip("\n")
-    except OSError:
-        return ""
+    return _text(path, _LINE_LIMIT_BYTES).partition("\n")[0]
+
+
+def _text(path: Path, limit_bytes: int) -> str:
+    return host.beginning(path, limit_bytes).decode(errors="replace")
