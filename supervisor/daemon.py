@@ -426,7 +426,9 @@ class Daemon:
             self._tell_story(Note(str(id), "evidence.taken", taken.summary))
         found = taken.cause
         self.post(
-            EvidenceTaken(id, taken.summary, found.key if found else "", found.where if found else "", found.peer if found else "")
+            EvidenceTaken(
+                id, taken.summary, found.key if found else "", found.where if found else "", found.outside if found else ""
+            )
         )
 
     async def _preflight(self, effect: RunPreflight) -> None:

@@ -14,6 +14,8 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from supervisor.mechanism.sockdiag import SockDiag, sockets_of
+
 THREADS_LIMIT = 500  # of a tree that are looked at: more tell nothing new, and each costs a read
 FDS_LIMIT = 2000  # descriptors of a process that are looked at
 POLLED_LIMIT = 64  # descriptors that one poll() waits for
@@ -47,6 +49,10 @@ class KernelThread:
     queued_s: float
     waits_in: str
     system_call: str
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.pid, self.tid
 
     @property
     def locked(self) -> bool:
@@ -123,14 +129,14 @@ def sockets(pid: int) -> dict[int, Socket]:
     return found
 
 
-def awaited(thread: KernelThread, known: dict[int, Socket]) -> str:
-    """Whom a thread waits for, as "10.0.0.5:5432": the peer of the socket it sleeps on; "" when it waits for nobody outside.
+def awaited(thread: KernelThread, known: dict[int, Socket]) -> tuple[str, ...]:
+    """Whom a thread waits for, as "10.0.0.5:5432": the peers of the sockets it sleeps on that were connected by it, not to it.
 
     known  the sockets of its process
     """
     number, *arguments = thread.system_call.split()[:4] or [""]
     if not number.isdigit() or not arguments:
-        return ""
+        return ()
     call, first = int(number), int(arguments[0], 16)
     if call in _ON_FD:
         fds = [first]
@@ -139,11 +145,50 @@ def awaited(thread: KernelThread, known: dict[int, Socket]) -> str:
     elif call in _ON_EPOLL:
         fds = _watched(thread.pid, first)
     else:
-        return ""
+        return ()
     ours = {each.local.rpartition(":")[2] for each in known.values() if each.listens}
-    outward = (known[fd] for fd in fds if fd in known)
-    peers = {each.peer for each in outward if each.peer and each.local.rpartition(":")[2] not in ours}
-    return " or ".join(sorted(peers)[:2])
+    outward = [known[fd] for fd in fds if fd in known and known[fd].peer and known[fd].local.rpartition(":")[2] not in ours]
+    if call in _ON_EPOLL:  # an event loop watches idle connections too
+        outward = [each for each in outward if _expects(each)]
+    return tuple(sorted({each.peer for each in outward}))
+
+
+def oldest_waits_s(pids: Iterable[int]) -> dict[int, float]:
+    """For each of these processes that owes somebody an answer, for how long it has. {} when the kernel cannot be asked."""
+    owners: dict[int, int] = {}
+    for pid in pids:
+        owners.update({inode: pid for _, inode in sockets_of(pid) if inode})
+    asked = SockDiag()
+    try:
+        ports = {each.port for each in asked.listeners() if each.inode in owners}
+        waiting = [each for each in asked.connections(ports) if each.received and each.received_ms < each.sent_ms]
+    except OSError:
+        return {}
+    finally:
+        asked.close()
+    found: dict[int, float] = {}
+    for each in waiting:
+        if each.inode in owners:
+            pid = owners[each.inode]
+            found[pid] = max(found.get(pid, 0.0), each.received_ms / 1000)
+    return found
+
+
+def _expects(connection: Socket) -> bool:
+    """Whether something was sent on a connection of ours later than anything came: an answer is awaited."""
+    asked = SockDiag()
+    try:
+        found = asked.connection(_split(connection.local), _split(connection.peer)) if connection.kind == "tcp" else None
+    except OSError:
+        return False
+    finally:
+        asked.close()
+    return found is not None and found.sent_ms < found.received_ms
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _thread(pid: int, tid: int) -> KernelThread | None:

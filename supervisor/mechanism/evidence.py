@@ -32,6 +32,7 @@ LIMIT_S = 2.4  # in all: policy does not wait for evidence longer than 3 s
 MOMENTS = 5  # at which stacks are taken, and
 MOMENT_S = 0.1  # from one to the next: FACTS of evidence
 GLANCE_S = 0.15  # within which it shows who runs
+LATE_S = 0.9  # a request that waits for so long is what made it suspect
 PROCESSES_LIMIT = 8  # of a tree whose stacks are taken, where none runs: the busiest first, then the youngest
 FILES_LIMIT = 200  # evidence files kept of all programs
 FILE_BYTES = 256 * 1024
@@ -120,24 +121,29 @@ def collect(pid: int, until: float, takers: Sequence[Taker] = TAKERS) -> Collect
     glance = _busy(before, seen, time.monotonic() - began)
     if not glance:
         return Collected()
-    chosen = _chosen(glance)
+    chosen = _chosen(glance, dump_kernel.oldest_waits_s(pids))
     known = {pid: dump_kernel.sockets(pid) for pid in chosen}
-    waits = {(each.pid, each.tid): dump_kernel.awaited(each, known[each.pid]) for each in seen if each.pid in known}
+    peers = {each.key: dump_kernel.awaited(each, known[each.pid]) for each in seen if each.pid in known}
     moments, problems = _moments(chosen, takers, until)
     whole = _busy(before, dump_kernel.threads(pids), time.monotonic() - began)
     busy = {key: max(whole.get(key, 0.0), glance[key]) for key in glance}  # while stacks are taken it stands still at times
-    found = [_thread(each, busy[key], waits.get(key, ""), moments.get(each.pid)) for each in seen if (key := (each.pid, each.tid))]
+    found = [_thread(each, busy[each.key], peers.get(each.key, ()), moments.get(each.pid)) for each in seen]
     return Collected(found, seen, known, problems)
 
 
 def _busy(before: list[KernelThread], after: list[KernelThread], span_s: float) -> Busy:
     """The share of the time between two looks in which each thread ran, or waited for a processor."""
-    used = {(each.pid, each.tid): each.ran_s + each.queued_s for each in before}
-    return {key: (each.ran_s + each.queued_s - used.get(key, 0.0)) / span_s for each in after if (key := (each.pid, each.tid))}
+    used = {each.key: each.ran_s + each.queued_s for each in before}
+    return {each.key: (each.ran_s + each.queued_s - used.get(each.key, 0.0)) / span_s for each in after}
 
 
-def _chosen(busy: Busy) -> list[int]:
-    """The processes whose stacks tell most: the one that runs; where none does, all that may be stuck, within a limit."""
+def _chosen(busy: Busy, waits_s: dict[int, float]) -> list[int]:
+    """The processes whose stacks tell most: of those that owe an answer the one that runs; where none does, all, within a limit.
+
+    waits_s  who owes an answer, and for how long: a worker that is busy with a young request is none of the trouble
+    """
+    late = {pid for pid, wait_s in waits_s.items() if wait_s >= LATE_S}
+    busy = {key: ratio for key, ratio in busy.items() if key[0] in late} or busy
     total: dict[int, float] = {}
     for (pid, _), ratio in busy.items():
         total[pid] = total.get(pid, 0.0) + ratio
@@ -181,8 +187,8 @@ def _moments(pids: list[int], takers: Sequence[Taker], until: float) -> tuple[di
     return seen, problems
 
 
-def _thread(seen: KernelThread, busy: float, peer: str, stacks: _Seen | None) -> Thread:
-    thread = Thread(seen.pid, seen.tid, seen.name, "native", busy, seen.locked, peer)
+def _thread(seen: KernelThread, busy: float, peers: tuple[str, ...], stacks: _Seen | None) -> Thread:
+    thread = Thread(seen.pid, seen.tid, seen.name, "native", busy, seen.locked, peers)
     if stacks is None:
         return thread
     own = [stack for snapshot in stacks.snapshots for stack in snapshot if stack.tid == seen.tid]

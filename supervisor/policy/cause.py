@@ -8,7 +8,7 @@ number and no release, so that it survives edits above it and is counted across 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from supervisor.model import Nature
@@ -43,7 +43,7 @@ class Thread:
 
     busy      the share of that time in which it ran or waited for a processor
     locked    it sleeps on a lock (futex)
-    peer      whom it waits for, as "10.0.0.5:5432"; "" when that is not known
+    peers     whom it waits for, as "10.0.0.5:5432"
     moments   its stack at each moment, innermost call first; () where no stack could be taken
     request   what it serves, with all values redacted: "GET /checkout?coupon=<redacted>"
     """
@@ -54,7 +54,7 @@ class Thread:
     runtime: str
     busy: float
     locked: bool = False
-    peer: str = ""
+    peers: tuple[str, ...] = ()
     moments: tuple[Frames, ...] = ()
     request: str = ""
 
@@ -69,7 +69,12 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a program does not answer. `key` counts it; all else is for people."""
+    """Why a program does not answer. `key` counts it; all else is for people.
+
+    peers    whom the thread waits for
+    outside  the one peer for whom every thread that serves waits, else ""
+    threads  how many do the same
+    """
 
     key: str
     nature: Nature
@@ -80,8 +85,9 @@ class Cause:
     path: str = ""  # the file as the runtime names it, to read it by
     release: str = ""
     request: str = ""
-    peer: str = ""
-    threads: int = 1  # that do the same
+    peers: tuple[str, ...] = ()
+    outside: str = ""
+    threads: int = 1
 
     @property
     def where(self) -> str:
@@ -108,10 +114,15 @@ def cause(threads: Sequence[Thread], code: Code, release: str = "") -> Cause | N
         return None
     spinning = _hottest(threads, spots)
     if spinning is not None:
-        return _name(spinning, Nature.SPINNING, code, release, 1)
+        return _name(spinning, Nature.SPINNING, code, release)
     told = min(spots, key=lambda spot: _doubt(spot, spots))
-    nature = Nature.LOCKED if told.thread.locked else Nature.BLOCKED
-    return _name(told, nature, code, release, _company(told, spots))
+    if told.thread.locked:
+        return replace(_name(told, Nature.LOCKED, code, release), threads=_company(told, spots))
+    peers = told.thread.peers
+    serving = [spot for spot in spots if spot.rank == told.rank and not _idles(spot)]
+    outside = peers[0] if len(peers) == 1 and all(spot.thread.peers == peers for spot in serving) else ""
+    waiting = _name(told, Nature.BLOCKED, code, release)
+    return replace(waiting, threads=_company(told, spots), peers=peers, outside=outside)
 
 
 def summary(found: Cause) -> str:
@@ -124,7 +135,7 @@ def summary(found: Cause) -> str:
         case Nature.LOCKED:
             text = f"{many}wait{verb} for a lock in {found.where}"
         case _:
-            text = f"{many}wait{verb} in {found.where}" + (f" for {found.peer}" if found.peer else "")
+            text = f"{many}wait{verb} in {found.where}" + (f" for {' or '.join(found.peers[:2])}" if found.peers else "")
     release = f"release {found.release}" if found.release else ""
     return ", ".join(part for part in (text, found.request, release) if part)[:SUMMARY_LIMIT]
 
@@ -167,8 +178,12 @@ def _hottest(threads: Sequence[Thread], spots: Sequence[_Spot]) -> _Spot | None:
 
 def _doubt(spot: _Spot, spots: Sequence[_Spot]) -> tuple[int, ...]:
     """How little a waiting thread tells: the one in the program's own code, serving a request, where most others are too, tells most."""
-    idle = spot.frame.function == "<module>"  # a main program that waits for its servers
-    return spot.rank, idle, not spot.thread.request, not spot.thread.peer, -_company(spot, spots)
+    return spot.rank, _idles(spot), not spot.thread.request, not spot.thread.peers, -_company(spot, spots)
+
+
+def _idles(spot: _Spot) -> bool:
+    """Whether it is a main program that waits for its servers."""
+    return spot.frame.function == "<module>"
 
 
 def _company(spot: _Spot, spots: Sequence[_Spot]) -> int:
@@ -211,9 +226,8 @@ def _beneath(file: str, directory: str) -> bool:
     return directory not in ("", "/") and file.startswith(directory.rstrip("/") + "/")
 
 
-def _name(spot: _Spot, nature: Nature, code: Code, release: str, threads: int) -> Cause:
+def _name(spot: _Spot, nature: Nature, code: Code, release: str) -> Cause:
     frame, thread = spot.frame, spot.thread
     function, file = frame.function.replace(".<locals>", ""), relative(frame.file, code)
     key = f"{thread.runtime}:{nature}:{file}:{function}"
-    peer = thread.peer if nature is Nature.BLOCKED else ""
-    return Cause(key, nature, thread.runtime, file, function, spot.lines, frame.file, release, thread.request, peer, threads)
+    return Cause(key, nature, thread.runtime, file, function, spot.lines, frame.file, release, thread.request)
