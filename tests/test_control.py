@@ -320,9 +320,10 @@ def test_closed_daemon_leaves_no_socket(place: Path) -> None:
         pass
 
 
-def test_directory_that_everybody_may_write_is_refused(place: Path) -> None:
-    place.chmod(0o777)
-    with pytest.raises(ServerError, match="can be written by everybody"):
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_directory_that_others_may_write_is_refused(place: Path, mode: int) -> None:
+    place.chmod(mode)
+    with pytest.raises(ServerError, match="can be written by others"):
         Server(f"{place}/control.sock", "", World(place)).open()
 
 
@@ -331,6 +332,12 @@ def test_directory_that_is_a_symlink_is_refused(place: Path) -> None:
     (place / "link").symlink_to("real")
     with pytest.raises(ServerError, match="is not a directory"):
         Server(f"{place}/link/control.sock", "", World(place)).open()
+
+
+def test_lock_can_be_opened_by_its_owner_alone(place: Path) -> None:
+    """Who can open it, if only for reading, can lock it: no supervisor could ever start again."""
+    with running(place):
+        assert stat.S_IMODE((place / messages.LOCK).stat().st_mode) == 0o600
 
 
 def test_directory_is_made(place: Path) -> None:

@@ -132,13 +132,16 @@ def _own(directory: str) -> None:
         raise ServerError(f"{directory} is not a directory: remove it, or give [reviver] another runtime_dir")
     if found.st_uid not in (0, os.geteuid()):
         raise ServerError(f"{directory} belongs to user {found.st_uid}: remove it, or give [reviver] another runtime_dir")
-    if found.st_mode & stat.S_IWOTH:
-        raise ServerError(f"{directory} can be written by everybody: chmod o-w {directory}, or give [reviver] another runtime_dir")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ServerError(f"{directory} can be written by others: chmod go-w {directory}, or give [reviver] another runtime_dir")
 
 
 def _claim(path: str) -> int:
-    """Take the lock of the directory and write our pid into it. The descriptor holds it, and the kernel frees it when we die."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    """Take the lock of the directory and write our pid into it. The descriptor holds it, and the kernel frees it when we die.
+
+    0600: whoever may open a file, if only for reading, may lock it, and so keep the next supervisor from starting.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
