@@ -206,6 +206,24 @@ def test_unix_socket_never_replaces_a_file(holder: Holder, tmp_path: Path) -> No
     assert path.read_text() == "precious"
 
 
+def test_unix_socket_that_was_replaced_by_a_link_opens_no_other_file(
+    holder: Holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program's user who owns the folder is quicker than we are: root must not make another file writable for everybody."""
+    path, secret = tmp_path / "store.sock", tmp_path / "secret"
+    secret.touch(mode=0o600)
+    listen = sockets._listen
+
+    def listen_and_lose(listener: socket.socket, where: tuple[str, int] | str) -> None:
+        listen(listener, where)
+        path.unlink()
+        path.symlink_to(secret)
+
+    monkeypatch.setattr(sockets, "_listen", listen_and_lose)
+    assert "another file" in refusal(holder, f"unix:{path}").text
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
 def test_unix_release_leaves_anothers_socket_there(holder: Holder, tmp_path: Path) -> None:
     path = tmp_path / "store.sock"
     holder.hold("store", [f"unix:{path}"])

@@ -133,11 +133,23 @@ def _open_unix(address: str) -> Held:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _listen(listener, path)
-        os.chmod(path, 0o666)
+        _let_everybody_connect(path)
         return Held(address, listener.detach(), _file(path))
     except BaseException:
         listener.close()
         raise
+
+
+def _let_everybody_connect(path: str) -> None:
+    """0666 for the socket that we bound, and for nothing else: who may write into its folder can put another file into its place."""
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+            raise PermissionError(errno.EPERM, "somebody put another file into its place")
+        os.chmod(f"/proc/self/fd/{file}", 0o666)
+    finally:
+        os.close(file)
 
 
 def _listen(listener: socket.socket, where: tuple[str, int] | str) -> None:
