@@ -26,6 +26,7 @@ from supervisor.model import (
     LaunchSettings,
     Looked,
     Nature,
+    Note,
     Preflighted,
     Program,
     ProgramSettings,
@@ -159,10 +160,12 @@ def test_exits_in_a_row_wait_longer_each_time_and_become_a_crash_loop_that_goes_
 def test_an_exit_rests_only_where_the_configuration_says_so(when: str, status: int, rests: int) -> None:
     host = Host(program(restart=RestartSettings(when=RestartWhen(when))))
     host.start(1)
-    host.take(Exited(InstanceId("store", 1), status), at=61.0)
+    ended = host.take(Exited(InstanceId("store", 1), status), at=61.0)
     host.wait_until(100.0)
     assert host.of().resting == rests
     assert len(host.of().instances) == 1 - rests
+    said = [each.text for each in ended if isinstance(each, Note) and each.subject == "store:1"]
+    assert len([text for text in said if "rests" in text]) == rests
     if rests:
         assert only(host.take(StartAsked("store")), Spawn), "an operator's start ends the rest"
 
@@ -271,6 +274,16 @@ def test_a_starved_host_starts_the_patience_again() -> None:
     host.now = 118.5
     host.look(1, Kind.SPINNING, 19.6)
     assert host.states() == {1: State.KILLING}
+
+
+def test_a_leak_is_said_when_it_begins_and_harms_nobody() -> None:
+    host = Host(program())
+    host.start(1)
+    told = [each for _ in range(3) for each in only(host.look(1, Kind.LEAKING, 0.0), Note)]
+    assert told == [Note("store:1", "instance.leaking", "leaking: seen")]
+    assert host.states() == {1: State.READY}
+    host.look(1, Kind.HEALTHY, 0.0)
+    assert len(only(host.look(1, Kind.LEAKING, 0.0), Note)) == 1
 
 
 def test_a_kill_is_taken_back_when_the_last_look_sees_it_move() -> None:

@@ -110,8 +110,9 @@ def _unasked(program: Program, instance: Instance, event: Exited, words: str, no
     if when is RestartWhen.FAILURE and event.status == 0:
         program = note(program, "instance.ended", f'ended by itself ({words}); it rests (when = "failure")', instance)
         return replace(program, resting=program.resting + 1)
-    program = note(program, "instance.failed", f"ended by itself: {words}; it had been {age}", instance)
-    program = _told(program, instance, "crash", f"{instance.id} ended by itself: {words}; it had been {age}")
+    text = f"ended by itself: {words}; it had been {age}" + ('; it rests (when = "never")' if when is RestartWhen.NEVER else "")
+    program = note(program, "instance.failed", text, instance)
+    program = _told(program, instance, "crash", f"{instance.id} {text}")
     if when is RestartWhen.NEVER:
         return replace(program, resting=program.resting + 1)
     return fail(program, instance, now, words, delayed=True)

@@ -67,6 +67,10 @@ def look(instance: Instance, event: Looked, now: float) -> Instance:
     )
 
 
+def leaks(instance: Instance) -> bool:
+    return instance.verdict is not None and instance.verdict.kind is Kind.LEAKING
+
+
 def spare(instance: Instance, event: Spared, now: float) -> Instance:
     """Take a kill back: the last look before the signal was no proof any more. Only a kill by a verdict can be taken back."""
     if instance.state is not State.KILLING or instance.blame is not Blame.HANG:
@@ -271,7 +275,7 @@ def _report(program: Program, instance: Instance, clock: Clock) -> tuple[Program
     if instance.evidence is None and not clock.due(instance.suspected + REPORT_S):
         return program, instance
     because = instance.verdict.because if instance.verdict is not None else "it does not answer"
-    text = f"{instance.id} does not answer: {because}" + (f"; {instance.evidence}" if instance.evidence else "")
+    text = f"{instance.id} is suspect: {because}" + (f"; {instance.evidence}" if instance.evidence else "")
     return _fact(program, instance, "hang", Severity.WARNING, text), replace(instance, reported=True)
 
 

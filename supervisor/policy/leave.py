@@ -88,5 +88,5 @@ def _surplus_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
         return max(starting, key=lambda i: i.id.number), "enough others are ready"
     fresh = [i for i in serving if i.state is State.READY and not stale(program, i)]
     if len(fresh) > up:
-        return min(fresh, key=lambda i: i.id.number), "a newer one serves in its place"
+        return min(fresh, key=lambda i: i.id.number), "enough others are ready"
     return None

@@ -144,7 +144,10 @@ def _hear_instance(program: Program, instance: Instance, event: InstanceEvent, n
         case Looked() if instance.state is State.STARTING and event.verdict.kind in MOVING:
             return _answered(program, instance, Answered(event.id, event.verdict.because), now)  # the answer itself was lost
         case Looked():
-            return one.put(program, one.look(instance, event, now))
+            seen = one.look(instance, event, now)
+            if one.leaks(seen) and not one.leaks(instance):
+                program = note(program, "instance.leaking", f"leaking: {event.verdict.because}", instance)
+            return one.put(program, seen)
         case Spared():
             return one.put(program, one.spare(instance, event, now))
         case WorkerLooked():

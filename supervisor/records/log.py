@@ -53,6 +53,7 @@ COLOURS = {  # by the note's past verb: what a glance down the screen has to fin
     "trusted": GREEN,
     "closed": GREEN,
     "suspected": YELLOW,
+    "leaking": YELLOW,
     "waiting": YELLOW,
     "refused": YELLOW,
     "warned": YELLOW,
