@@ -83,6 +83,7 @@ EVIDENCE_S = 5.0
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
 DEFECTS_KEPT = 20  # files about our own mistakes
 EXIT_CONFIG = 78
+LANES = ("spawn", "sockets", "preflight", "reap", "watch", "evidence", "read", "discard")
 
 
 class StartError(Exception):
@@ -116,7 +117,7 @@ class Daemon:
         self._loop.set_exception_handler(self._defect)
         threading.excepthook = self._defect_in_a_lane
         self.ended = asyncio.Event()
-        self._lanes = {name: Lane(name) for name in ("spawn", "sockets", "preflight", "reap", "watch", "evidence", "read")}
+        self._lanes = {name: Lane(name) for name in LANES}
         self._log_lane = Lane("log")
         self._log = Log(sys.stderr, self._log_lane)
         self._systemd = Systemd(environ)
@@ -127,7 +128,7 @@ class Daemon:
                 Path(path).mkdir(parents=True, exist_ok=True, mode=0o750)
             self._journal = Journal(where.state_dir, Lane("journal"), self._warn, keep_s=where.keep_s)
             self._handover = Handover(where.runtime_dir, reap.boot_id(), self._warn)
-            self._notify = Listener(f"{where.runtime_dir}/notify.sock")
+            self._notify = Listener(f"{where.runtime_dir}/notify.sock", self._discard_sent)
         except (ServerError, JournalError) as problem:
             raise StartError(str(problem)) from None
         except OSError as problem:
@@ -202,7 +203,8 @@ class Daemon:
         self._outputs.close(FLUSH_S)
         self._delivery.close(FLUSH_S)
         self._reaper.close()
-        self._notify.close()
+        self._lanes["discard"].put(self._notify.close)  # with it go the descriptors of messages that nobody read
+        self._lanes["discard"].drain(FLUSH_S)
         for name, program in self._fleet.programs.items():
             self._holder.release(name)
             if not program.instances:
@@ -450,6 +452,14 @@ class Daemon:
             id = attribute(message.pid, self._leaders)
             if id is not None:
                 self._watcher.heard(id, message.state)
+
+    def _discard_sent(self, fd: int) -> None:
+        """Close what somebody sent along with a message: never on the loop, as that may take for ever."""
+        if not self._lanes["discard"].put(os.close, fd) and self._loop.remove_reader(self._notify.fileno()):
+            self._notify.deafen()
+            self._warn(
+                f"somebody floods {self._notify.path} with descriptors: programs cannot say how they are until the next start"
+            )
 
     def _tell_story(self, note: Note) -> None:
         mono = time.monotonic()

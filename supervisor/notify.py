@@ -2,7 +2,8 @@
 
 Standard library only, and of that only what is light: the guard imports this file too. It touches one datagram socket and nothing
 else. It never blocks: a full socket loses the message and says so. It trusts no datagram: what is too long or malformed is ignored,
-the sender is what the kernel says it is, and descriptors that come along are closed.
+the sender is what the kernel says it is, and descriptors that come along are closed: pipes here, all others by whoever made the
+listener, as closing those may take as long as the sender likes (a TCP socket that lingers, a file of its own file system).
 
 Who may reach the listener. A program may run as another user, and must find the socket by its path: so the socket is 0666, and the
 directory it stands in has to let strangers through without letting them list it: 0711. Everything else in that directory therefore
@@ -19,11 +20,11 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 STATE_LIMIT_BYTES = 4096  # systemd takes no more in one datagram either
 RECEIVE_LIMIT = 64  # datagrams per call: a program that floods the socket gets its share of a turn of the loop, and no more
-FDS_LIMIT = 16  # descriptors taken from one datagram; the kernel drops what is over
+FDS_LIMIT = 253  # descriptors of one datagram: the most that the kernel lets anybody send (SCM_MAX_FD), so it drops none here
 
 _UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(FDS_LIMIT * array.array("i").itemsize)
@@ -80,12 +81,14 @@ def _spell(state: str | Mapping[str, str]) -> str:
 class Listener:
     """The programs' NOTIFY_SOCKET. Give `fileno()` to the loop's add_reader, and call `receive` when it is readable."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, discard: Callable[[int], object] = os.close) -> None:
         """Listen at `path`, in the place of a socket that a dead one left there.
 
-        raises  OSError: a missing directory, a path over 107 bytes, or one where something other than a socket stands
+        discard  closes a descriptor, which may block
+        raises   OSError: a missing directory, a path over 107 bytes, or one where something other than a socket stands
         """
         self.path = path
+        self._discard = discard
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -103,6 +106,7 @@ class Listener:
     def receive(self) -> Iterator[Message]:
         """What was sent since the last call, at most RECEIVE_LIMIT datagrams; more of them leave the socket readable.
 
+        It ends after one that brought more than pipes: those wait to be closed, and the next turn's must not come on top of them.
         Descriptors that came with a message are closed once it has been dealt with, which is when the next one is asked for. That
         is what BARRIER=1 waits for: a sender such as systemd-notify lives until then, and can still be attributed.
         """
@@ -119,8 +123,15 @@ class Listener:
                 if message is not None:
                     yield message
             finally:
-                for fd in fds:
-                    os.close(fd)
+                strange = [fd for fd in fds if not _close_pipe(fd)]
+                for fd in strange:
+                    self._discard(fd)
+            if strange:
+                return
+
+    def deafen(self) -> None:
+        """Take no more messages: whoever sends one is refused, and does not wait."""
+        self._socket.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Stop listening, and remove the socket unless somebody else has put theirs in its place."""
@@ -146,6 +157,13 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> array.array[int
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return fds
+
+
+def _close_pipe(fd: int) -> bool:
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return False
+    os.close(fd)
+    return True
 
 
 def _message(data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> Message | None:

@@ -122,10 +122,31 @@ def test_receive_of_many_descriptors_leaves_none_open(listener: Listener) -> Non
     before = descriptors()
     with open(os.devnull) as file:
         for _ in range(3):
-            assert notify.send("FDSTORE=1", listener.path, [file.fileno()] * (notify.FDS_LIMIT + 20))
+            assert notify.send("FDSTORE=1", listener.path, [file.fileno()] * notify.FDS_LIMIT)
     raw(listener, b"X=" + b"x" * notify.STATE_LIMIT_BYTES)
-    assert [message.state for message in received(listener)] == [{"FDSTORE": "1"}] * 3
+    assert [message.state for _ in range(4) for message in listener.receive()] == [{"FDSTORE": "1"}] * 3
     assert descriptors() == before
+
+
+def test_receive_leaves_to_another_what_may_take_for_ever_to_close(tmp_path: Path) -> None:
+    """A socket that lingers holds up whoever closes it last; it may also come inside of another one that is sent along."""
+    discarded: list[int] = []
+    listener = Listener(str(tmp_path / "notify"), discarded.append)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as lingering:
+        assert notify.send("FDSTORE=1", listener.path, [lingering.fileno()] * notify.FDS_LIMIT)
+        assert notify.send("READY=1", listener.path)
+        assert [message.state for message in listener.receive()] == [{"FDSTORE": "1"}]
+        assert len(discarded) == notify.FDS_LIMIT, "none may be closed here, nor by the kernel in our place"
+        assert os.path.sameopenfile(discarded[0], lingering.fileno())
+    assert [message.state for message in listener.receive()] == [{"READY": "1"}]
+    for fd in discarded:
+        os.close(fd)
+    listener.close()
+
+
+def test_deafened_listener_refuses_at_once(listener: Listener) -> None:
+    listener.deafen()
+    assert not notify.send("READY=1", listener.path)
 
 
 def test_receive_tells_a_child_from_ourselves(listener: Listener) -> None:
