@@ -27,7 +27,7 @@ STEP_S = 0.005
 FRAMES_LIMIT = 100
 
 _THREAD = re.compile(r'^"(.*)" .*\bnid=(0x[0-9a-f]+|\d+)', re.MULTILINE)
-_CALL = re.compile(r"^\s+at (?:[^\s/(]*/)*([^\s(]+)\(([^)]*)\)", re.MULTILINE)
+_CALL = re.compile(r"^\s+at (?:[^\s/(]*/(?!0x))*([^\s(]+)\(([^)]*)\)", re.MULTILINE)
 
 
 class Jvm:
@@ -62,12 +62,12 @@ def _frames(text: str) -> Frames:
 
 def _short(name: str) -> str:
     """The method with its class and package; lambdas and proxies keep their numbers out of it, which change with each start."""
-    return re.sub(r"(\$\$Lambda|\$Proxy)[$\d./x0-9a-f]*", r"\1", name)
+    return re.sub(r"(\$\$Lambda|\$Proxy)\$?\d*(?:/0x[0-9a-f]+)?", r"\1", name)
 
 
 def _file(name: str, place: str) -> str:
     """com.shop.Cart.total and Cart.java make com/shop/Cart.java."""
-    source = place.partition(":")[0]
+    source = place.rpartition("/")[2].partition(":")[0]
     package = name.split(".")[:-2]
     return "/".join((*package, source)) if source.endswith((".java", ".kt", ".scala", ".groovy", ".clj")) else ""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.mechanism import dump_kernel, origin, tree
+from supervisor.mechanism.deaths import OomCount, kernel_lines, oom_killed
 from supervisor.mechanism.dump_jvm import Jvm
 from supervisor.mechanism.dump_kernel import KernelThread, Socket
 from supervisor.mechanism.dump_native import Native
@@ -27,6 +28,7 @@ from supervisor.mechanism.dumping import DumpError, Snapshot, Snapshots, Taker
 from supervisor.mechanism.redaction import hide
 from supervisor.model import InstanceId
 from supervisor.policy.cause import BUSY_RATIO, Cause, Code, Thread, cause, packages, summary
+from supervisor.policy.cause import crash as named_crash
 
 LIMIT_S = 2.4  # in all: policy does not wait for evidence longer than 3 s
 MOMENTS = 5  # at which stacks are taken, and
@@ -103,11 +105,28 @@ def take(subject: Subject, state_dir: str, takers: Sequence[Taker] = TAKERS) -> 
         "kernel": [asdict(thread) for thread in found.kernel],
         "threads": [asdict(thread) for thread in found.threads if thread.moments],
     }
-    try:
-        _write(Path(state_dir) / FOLDER, subject.id, body)
-    except OSError as problem:
-        line = f"{line} (the evidence could not be kept: {problem.strerror})"
-    return Taken(line, named)
+    return Taken(_keep(state_dir, subject.id, body), named)
+
+
+def crash(subject: Subject, words: str, before: OomCount | None, state_dir: str) -> Taken:
+    """Say why an instance ended and write it down. Blocks for a moment.
+
+    words   how it ended, for people: "exit code 3", "killed by SIGSEGV, core dumped"
+    before  `deaths.oom_count` of its process while it lived
+    """
+    output = _last_lines(subject.last_output())
+    code = Code(subject.directories, packages(subject.command))
+    found = named_crash(words, output, code, subject.release, before is not None and oom_killed(before))
+    body = {
+        "instance": str(subject.id),
+        "taken_wall": time.time(),
+        "summary": summary(found),
+        "ended": words,
+        "cause": asdict(found),
+        "kernel_lines": kernel_lines({subject.pid}),
+        "last_output": output,
+    }
+    return Taken(_keep(state_dir, subject.id, body), found)
 
 
 def collect(pid: int, until: float, takers: Sequence[Taker] = TAKERS) -> Collected:
@@ -207,14 +226,29 @@ def _last_lines(output: bytes) -> list[str]:
     return [hide(line) for line in output.decode(errors="replace").splitlines()[-LINES_LIMIT:]]
 
 
+def _shortened(body: dict[str, Any]) -> dict[str, Any]:
+    """What a file keeps of many threads: one stack of the busiest, the kernel's view of fifty. The cause has been found already."""
+    told = sorted(body.get("threads", ()), key=lambda each: bool(each["request"]) + each["busy"], reverse=True)[:1]
+    return {"threads": [{**each, "moments": each["moments"][:1]} for each in told], "kernel": body.get("kernel", [])[:50]}
+
+
+def _keep(state_dir: str, id: InstanceId, body: dict[str, Any]) -> str:
+    """Write evidence down; its summary, with a word where that failed."""
+    line = str(body["summary"])
+    try:
+        _write(Path(state_dir) / FOLDER, id, body)
+    except OSError as problem:
+        return f"{line} (the evidence could not be kept: {problem.strerror})"
+    return line
+
+
 def _write(folder: Path, id: InstanceId, body: dict[str, Any]) -> None:
     """Keep one file, whole or not at all, and only the newest of all."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = folder / f"{id.program}-{id.number}-{int(body['taken_wall'])}.json"
+    target = folder / f"{id.program}-{id.number}-{int(body['taken_wall'] * 1000)}.json"
     text = json.dumps(body, indent=1)
     if len(text) > FILE_BYTES:
-        told = [each for each in body["threads"] if each["busy"] > 0.0 or each["request"]]
-        text = json.dumps({**body, "threads": told[:1], "kernel": body["kernel"][:50]}, indent=1)[:FILE_BYTES]
+        text = json.dumps({**body, **_shortened(body)}, indent=1)
     draft = target.with_suffix(".new")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:

@@ -20,11 +20,17 @@ STANDARD = ("/lib/python", "/lib64/python", ".so", "<frozen ", "node:")  # runti
 JAVA = ("java.", "javax.", "jdk.", "sun.", "com.sun.", "jakarta.", "kotlin.", "scala.")  # Java's own packages, and
 JAVA_SERVERS = ("org.apache.", "org.eclipse.", "org.springframework.", "io.netty.", "io.undertow.")  # those of its servers
 SOURCES_ELSEWHERE = ("./", "../")  # where a distribution built its C library
+SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".jar", ".rb", ".sh")  # words of a command with a dot that name no package
 MODULE_OPTIONS = ("-m", "-A", "--app")  # whose value names a module: Python's, celery's and flask's
 SUMMARY_LIMIT = 300  # characters: it stands in messages to telephones
+ERROR_LIMIT = 200
+AFTERMATH_LINES = 10  # that a server writes after the traceback of what ends it
+MEMORY = "killed by the kernel: out of memory"
 
 Frames = tuple["Frame", ...]
 
+_TRACEBACKS = ("Traceback (most recent call last):", "Current thread ", "Thread 0x")
+_FATAL = "Fatal Python error"
 _SERVERS = frozenset(module for server in SERVERS for module in server.modules)
 
 
@@ -74,6 +80,7 @@ class Cause:
     peers    whom the thread waits for
     outside  the one peer for whom every thread that serves waits, else ""
     threads  how many do the same
+    error    of one that ended: the exception, or how it ended in words; its nature is none then
     """
 
     key: str
@@ -88,12 +95,13 @@ class Cause:
     peers: tuple[str, ...] = ()
     outside: str = ""
     threads: int = 1
+    error: str = ""
 
     @property
     def where(self) -> str:
         """The place, for people: "store/coupons.py:41 apply()"."""
         at = f"{self.file}:{self.lines[0]}" if self.file and self.lines else self.file
-        call = "" if self.function == "<module>" else f"{self.function}()"
+        call = "" if self.function in ("", "<module>") else f"{self.function}()"
         return " ".join(part for part in (at, call) if part)
 
 
@@ -125,8 +133,49 @@ def cause(threads: Sequence[Thread], code: Code, release: str = "") -> Cause | N
     return replace(waiting, threads=_company(told, spots), peers=peers, outside=outside)
 
 
+def crash(words: str, output: Sequence[str], code: Code, release: str = "", oom: bool = False) -> Cause:
+    """Why a program ended, from what it wrote last.
+
+    words   its ending for people: "exit code 3", "killed by SIGSEGV, core dumped"
+    output  its last lines, without secrets
+    oom     the kernel killed for memory meanwhile
+    """
+    if oom and "SIGKILL" in words:
+        return Cause(f"crash:{MEMORY}", Nature.NONE, "", "", "", (), release=release, error=MEMORY)
+    error, frames = traceback(output)
+    if not frames or error.startswith(_FATAL) != words.startswith("killed"):  # else it was survived, and logged
+        return Cause(f"crash:{words}", Nature.NONE, "", "", "", (), release=release, error=words)
+    frame = min(frames, key=lambda each: _rank(each, code))
+    function, file = _plain(frame.function), relative(frame.file, code)
+    key = f"python:crash:{file}:{function}:{error.partition(':')[0]}"
+    return Cause(key, Nature.NONE, "python", file, function, (frame.line,), frame.file, release, error=error)
+
+
+def traceback(output: Sequence[str]) -> tuple[str, Frames]:
+    """The last Python traceback among the last lines: (the error, the calls innermost first); ("", ()) when there is none.
+
+    Both kinds are read: an exception's, and faulthandler's after a fatal signal, which names the innermost call first. One that was
+    followed by much else did not end the program.
+    """
+    last = max((at for at, line in enumerate(output) if line.startswith(_TRACEBACKS)), default=-1)
+    if last < 0:
+        return "", ()
+    frames: list[Frame] = []
+    rest = output[last + 1 :]
+    for at, line in enumerate(rest):
+        if frame := _traced(line):
+            frames.append(frame)
+        elif line and not line.startswith(" "):
+            return (line, tuple(reversed(frames))) if len(rest) - at <= AFTERMATH_LINES else ("", ())
+    fatal = next((line for line in reversed(output[:last]) if line.startswith(_FATAL)), "")
+    return (fatal, tuple(frames)) if fatal else ("", ())
+
+
 def summary(found: Cause) -> str:
     """The cause in one line for people."""
+    if found.error:
+        text = f"{found.error} in {found.where}" if found.where else found.error
+        return _line(text, found)
     many = f"{found.threads} threads " if found.threads > 1 else ""
     verb = "" if found.threads > 1 else "s"
     match found.nature:
@@ -136,8 +185,12 @@ def summary(found: Cause) -> str:
             text = f"{many}wait{verb} for a lock in {found.where}"
         case _:
             text = f"{many}wait{verb} in {found.where}" + (f" for {' or '.join(found.peers[:2])}" if found.peers else "")
+    return _line(text, found)
+
+
+def _line(text: str, found: Cause) -> str:
     release = f"release {found.release}" if found.release else ""
-    return ", ".join(part for part in (text, found.request, release) if part)[:SUMMARY_LIMIT]
+    return ", ".join(part for part in (text[:ERROR_LIMIT], found.request, release) if part)[:SUMMARY_LIMIT]
 
 
 def packages(command: Sequence[str]) -> tuple[str, ...]:
@@ -146,7 +199,7 @@ def packages(command: Sequence[str]) -> tuple[str, ...]:
     for before, word in pairwise(("", *command)):
         module = word.partition(":")[0]
         package = module.partition(".")[0]
-        dotted = "." in module or ":" in word
+        dotted = ("." in module or ":" in word) and not module.endswith(SCRIPTS)
         if (
             (dotted or before in MODULE_OPTIONS)
             and all(part.isidentifier() for part in module.split("."))
@@ -222,12 +275,26 @@ def _rank(frame: Frame, code: Code) -> int:
     return 0 if any(_beneath(frame.file, directory) for directory in code.directories) else 1
 
 
+def _plain(function: str) -> str:
+    return function.replace(".<locals>", "")
+
+
+def _traced(line: str) -> Frame | None:
+    """A call in a traceback: `  File "/srv/shop/cart.py", line 12, in total`."""
+    if not line.startswith('  File "'):
+        return None
+    file, _, rest = line[8:].partition('", line ')
+    number, _, function = rest.partition(" in ")
+    number = number.rstrip(",")
+    return Frame(function or "<module>", file, int(number)) if number.isdecimal() else None
+
+
 def _beneath(file: str, directory: str) -> bool:
     return directory not in ("", "/") and file.startswith(directory.rstrip("/") + "/")
 
 
 def _name(spot: _Spot, nature: Nature, code: Code, release: str) -> Cause:
     frame, thread = spot.frame, spot.thread
-    function, file = frame.function.replace(".<locals>", ""), relative(frame.file, code)
+    function, file = _plain(frame.function), relative(frame.file, code)
     key = f"{thread.runtime}:{nature}:{file}:{function}"
     return Cause(key, nature, thread.runtime, file, function, spot.lines, frame.file, release, thread.request)
