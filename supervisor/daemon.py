@@ -28,7 +28,7 @@ from supervisor import __version__, config
 from supervisor.alerts.delivery import Delivery
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
-from supervisor.control.views import About, Vitals
+from supervisor.control.views import About, Vitals, plan
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import evidence, launch, priority, reap, release
 from supervisor.mechanism.output import Outputs
@@ -124,8 +124,8 @@ class Daemon:
         self._server = Server(f"{where.runtime_dir}/control.sock", where.group, self)
         try:
             self._server.open()
-            for path in (where.state_dir, where.log_dir):
-                Path(path).mkdir(parents=True, exist_ok=True, mode=0o750)
+            _make("state_dir", where.state_dir)
+            _make("log_dir", where.log_dir)
             self._journal = Journal(where.state_dir, Lane("journal"), self._warn, keep_s=where.keep_s)
             self._handover = Handover(where.runtime_dir, reap.boot_id(), self._warn)
             self._notify = Listener(f"{where.runtime_dir}/notify.sock", self._discard_sent)
@@ -150,11 +150,11 @@ class Daemon:
         for name, number in (("SIGTERM", signal.SIGTERM), ("SIGINT", signal.SIGINT)):
             self._loop.add_signal_handler(number, self._shut_down, name)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._log.banner(self._banner())
         numbers = await self._end_leftovers()
         self._fleet = Fleet(incidents=self._journal.last_incident(), numbers=numbers, causes=self._journal.causes())
         applied = await self._lanes["read"].run(_candidates, self._settings, deadline_s=READ_S)
         await self._server.serve()
-        self._log.banner(self._banner())
         for sentence in self._settings.unused:
             self._warn(sentence)
         self.post(applied)
@@ -185,11 +185,14 @@ class Daemon:
             self._warn(f"{left.id}, left by a supervisor that died, could not be ended: {stuck}")
             return
         if count:
-            text = f"{left.id}, left by a supervisor that died, is ended: {count} processes"
+            text = f"{left.id}, left by a supervisor that died, is ended: {count} process{'' if count == 1 else 'es'}"
             self._tell_story(Note(left.id.program, "instance.left", text))
 
     async def _close(self) -> None:
         """All that is wanted has happened: write what waits, and give everything back."""
+        left = [str(instance.id) for program in self._fleet.programs.values() for instance in program.instances]
+        text = f"ended, although {', '.join(left)} could not be killed" if left else "ended: all programs are stopped"
+        self._tell_story(Note("reviver", "daemon.stopped", text))
         self._systemd.status("writes its last records")
         self._loop.remove_reader(self._notify.fileno())
         if self._timer is not None:
@@ -219,9 +222,8 @@ class Daemon:
         return f"reviver {__version__} · {self._settings.path} · {programs} · unguarded · control socket {where.runtime_dir}/control.sock"
 
     def _shut_down(self, name: str) -> None:
-        self._tell_story(
-            Note("reviver", "daemon.stop_asked", f"{name}: {'hurries' if self._fleet.draining else 'stops all programs'}")
-        )
+        text = "kills what is left" if self._fleet.draining else "stops all programs; a second one kills what is left"
+        self._tell_story(Note("reviver", "daemon.stop_asked", f"{name}: {text}"))
         self._systemd.stopping(stop_s([program.settings for program in self._fleet.programs.values()]), "stops all programs")
         self.post(ShutdownAsked())
 
@@ -233,10 +235,19 @@ class Daemon:
         self._systemd.reloading()
         try:
             self.take_up(await self.read(None))
-        except (config.ConfigErrors, LaneError) as problem:
-            self._warn(f"SIGHUP: the configuration is not applied, the old one goes on: {problem}")
+        except config.ConfigErrors as problem:
+            self._refuse(*map(str, problem.faults))
+        except LaneError as stuck:
+            self._refuse(f"it cannot be read: {stuck}")
         finally:
             self._systemd.ready(_programs(len(self._fleet.programs)))
+
+    def _refuse(self, *reasons: str) -> None:
+        self._tell_story(
+            Note("reviver", "config.refused", "refused: SIGHUP changed nothing, what runs goes on; the configuration says:")
+        )
+        for reason in reasons:
+            self._tell_story(Note("reviver", "config.refused", reason))
 
     def _beat(self) -> None:
         """The watchdog hears of us only after a turn that decided; where nothing happens, one is taken for it."""
@@ -513,6 +524,9 @@ class Daemon:
         fixed = self._settings.daemon
         if reading.settings.daemon != fixed:
             self._warn("a change of [reviver] takes effect when the supervisor is started anew")
+        steps = plan(self._fleet, reading.applied, fixed, reading.settings.daemon)["programs"]
+        moving = ", ".join(f"{step['name']} ({step['action']})" for step in steps if step["action"] != "none")
+        self._tell_story(Note("reviver", "config.applied", f"{reading.settings.path} taken up: {moving or 'no program changes'}"))
         self._settings = replace(reading.settings, daemon=fixed)
         self.post(reading.applied)
 
@@ -538,6 +552,19 @@ def _candidates(settings: Settings) -> Applied:
 def _read(path: str, environ: Mapping[str, str]) -> Reading:
     settings = config.load(Path(path), environ)
     return Reading(settings, _candidates(settings))
+
+
+def _make(key: str, path: str) -> None:
+    """Make one of our folders. Raises StartError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as problem:
+        reason = (
+            "a file is in its place"
+            if isinstance(problem, FileExistsError | NotADirectoryError)
+            else (problem.strerror or "").lower()
+        )
+        raise StartError(f"cannot make {path}: {reason}; mend that, or name another {key} in [reviver]") from None
 
 
 def _keep(path: Path, text: str) -> None:
@@ -566,7 +593,9 @@ def main() -> int:
     try:
         settings = config.load(config.find(explicit, os.environ), os.environ)
     except config.ConfigErrors as faults:
-        sys.stderr.write(f"{faults}\n")
+        count = f"{len(faults.faults)} faults" if len(faults.faults) > 1 else "1 fault"
+        lines = "".join(f"  {fault}\n" for fault in faults.faults)
+        sys.stderr.write(f"reviver: the configuration has {count}\n{lines}")
         return EXIT_CONFIG
     try:
         asyncio.run(_live(settings))

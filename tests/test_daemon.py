@@ -138,6 +138,23 @@ def test_a_preflight_that_fails_keeps_the_old_build_and_one_that_passes_rolls(tm
         assert [i["id"] for i in daemon.status("app")["instances"]] == ["app:2"]
 
 
+def test_hang_up_says_what_it_did_and_why_it_refused(tmp_path: Path) -> None:
+    program = f"[program.app]\ncommand = {python(SLEEPER)}\n"
+    with Supervised(tmp_path, program) as daemon:
+        daemon.until("instance.ready", subject="app:1")
+        daemon.write(program + 'grace = "-1s"\nintances = 3\n')
+        daemon.signal(signal.SIGHUP)
+        assert "changed nothing" in daemon.until("config.refused")["text"]
+        faults = {daemon.until("config.refused")["text"].split(": ")[1] for _ in range(2)}
+        assert faults == {'program.app.grace = "-1s"', "program.app.intances"}
+        daemon.write(program + 'grace = "3s"\n')
+        daemon.signal(signal.SIGHUP)
+        assert "app (update)" in daemon.until("config.applied")["text"]
+        assert "app (update)" in daemon.ask("events").stdout
+        daemon.signal(signal.SIGTERM)
+        assert daemon.rest()[-1]["text"] == "ended: all programs are stopped"
+
+
 def test_a_hang_without_a_way_to_live_side_by_side_is_killed_once_proven(tmp_path: Path) -> None:
     port = free_port()
     code = (
