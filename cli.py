@@ -63,7 +63,7 @@ def run(config: str | None) -> None:
     run(config)
 
 
-@reviver.command()
+@reviver.command(short_help="Validate the configuration, run the preflights.")
 @CONFIG
 @JSON
 def check(config: str | None, as_json: bool) -> int:
@@ -83,7 +83,7 @@ def plan(config: str | None, as_json: bool) -> int:
     return plan(config, as_json)
 
 
-@reviver.command()
+@reviver.command(short_help="Take up the changed configuration.")
 @CONFIG
 @JSON
 @NO_WAIT
@@ -116,7 +116,7 @@ def start(config: str | None, no_wait: bool, names: Names) -> int:
     return act(config, "start", {"names": names, "wait": not no_wait})
 
 
-@reviver.command()
+@reviver.command(short_help="Stop programs: signal, grace, then SIGKILL.")
 @CONFIG
 @NO_WAIT
 @NAMES
@@ -127,7 +127,7 @@ def stop(config: str | None, no_wait: bool, names: Names) -> int:
     return act(config, "stop", {"names": names, "wait": not no_wait})
 
 
-@reviver.command()
+@reviver.command(short_help="Replace all instances, one after the other.")
 @CONFIG
 @NO_WAIT
 @click.option("--now", is_flag=True, help="Do not wait until the new ones are ready before the old ones go.")
@@ -139,7 +139,7 @@ def restart(config: str | None, no_wait: bool, now: bool, names: Names) -> int:
     return act(config, "restart", {"names": names, "wait": not no_wait, "now": now})
 
 
-@reviver.command()
+@reviver.command(short_help="The program's own reload: a signal or a restart.")
 @CONFIG
 @NO_WAIT
 @NAMES
@@ -186,7 +186,7 @@ def events(config: str | None, as_json: bool, follow: bool, lines: int, name: st
     return events(config, name, lines, follow, as_json)
 
 
-@reviver.command()
+@reviver.command(short_help="Why it is so, what was tried, what comes next.")
 @CONFIG
 @JSON
 @NAME

@@ -251,7 +251,8 @@ class Journal:
             else:
                 break
         if problem or lost:
-            self._report(f"the journal {self._path} is written again; {lost} entries were lost")
+            cost = f"{lost} entries were lost" if lost else "nothing was lost"
+            self._report(f"the journal {self._path} is written again; {cost}")
         with contextlib.suppress(sqlite3.Error):  # what cannot be deleted now is deleted an hour later
             self._trim()
 
