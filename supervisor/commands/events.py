@@ -12,12 +12,13 @@ from supervisor.commands.screen import clock_time, remark, safe, say, say_json
 from supervisor.control.client import Refusal, Unanswered
 from supervisor.control.messages import NO_SUCH_PROGRAM, NOT_RUNNING, REFUSED, programs
 
-SUBJECT_WIDTH = 10
+SUBJECT_WIDTH = 10  # "store:1234"; wider subjects widen the column
+SUBJECT_WIDTH_LIMIT = 24  # beyond it the column would leave no room for the text
 
 
 def events(config: str | None, name: str, lines: int, follow: bool, as_json: bool) -> int:
     """Print the newest `lines` of them, of one program or of all, and then what comes."""
-    show = say_json if as_json else _show
+    show = say_json if as_json else _Lines()
     try:
         daemon = connect(config)
     except Unanswered as nobody:
@@ -61,6 +62,13 @@ def _recorded(config: str | None, name: str, lines: int, show: Callable[[dict[st
         show({"at": at, "subject": line.subject, "name": line.name, "text": line.text})
 
 
-def _show(story: dict[str, Any]) -> None:
-    subject = safe(story.get("subject", "")).ljust(SUBJECT_WIDTH)
-    say(f"{clock_time(str(story.get('at', '')))}  {subject}  {safe(story.get('text', ''))}")
+class _Lines:
+    """Shows stories in columns, which grow with what has been shown."""
+
+    def __init__(self) -> None:
+        self._width = SUBJECT_WIDTH
+
+    def __call__(self, story: dict[str, Any]) -> None:
+        subject = safe(story.get("subject", ""))
+        self._width = min(max(self._width, len(subject)), SUBJECT_WIDTH_LIMIT)
+        say(f"{clock_time(str(story.get('at', '')))}  {subject:<{self._width}}  {safe(story.get('text', ''))}")
