@@ -198,6 +198,18 @@ def explain(config: str | None, as_json: bool, name: str) -> int:
 
 
 @reviver.command()
+@JSON
+@click.option("--http", metavar="URL", default="", help="Ask this meanwhile: a URL, or a path on its own port.")
+@click.option("--inspect", is_flag=True, help="Take node's stack too: opens its inspector to users of this host for 0.2 s.")
+@click.argument("pid", type=click.IntRange(1, 2**22))
+def diagnose(as_json: bool, http: str, inspect: bool, pid: int) -> int:
+    """What any process is doing, whether it hangs, and what you can do; needs no configuration."""
+    from supervisor.commands.diagnose import diagnose
+
+    return diagnose(pid, http, inspect, as_json)
+
+
+@reviver.command()
 @CONFIG
 @JSON
 def doctor(config: str | None, as_json: bool) -> int:
