@@ -26,7 +26,7 @@ class Rung(Enum):
 def rung(cause: Known, program: Program, release: str, now: float) -> Rung:
     """How far to go after `cause` was proven once more.
 
-    release  of the instance that hung: the previous one helps only when the cause came with it
+    release  of the instance that hung: going back helps only when the cause came with it, and it is the one that would go
     """
     times = sum(1 for at in cause.proven if now - at < DAY_S)
     if times < TWICE:
@@ -40,4 +40,4 @@ def _came_with(cause: Known, program: Program, release: str) -> bool:
     before = program.previous
     if before is None or not program.settings.release.rollback or not release:
         return False
-    return cause.release == release and before.release not in ("", release)
+    return cause.release == release == program.build.release and before.release not in ("", release)

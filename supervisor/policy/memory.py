@@ -36,7 +36,10 @@ def met(program: Program, instance: Instance, release: str, now: float) -> Progr
         return program
     before = known(program, instance)
     if before is None:
-        return _keep(program, Known(instance.cause, instance.where, release, now))
+        before = Known(instance.cause, instance.where, release, now)
+        program = _keep(program, before)
+    if instance.suspected is None:  # it answered again before its cause was known
+        return passed(program, instance)
     if not endless(program, instance, now):
         return program
     text = f"{instance.id}: the same as before, {before.where}: {_times(before, now)}"

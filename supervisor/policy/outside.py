@@ -33,7 +33,7 @@ def outside(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Ef
 def may_kill(program: Program, instance: Instance, clock: Clock) -> bool:
     """Whether this one may be killed although it waits for somebody else."""
     now = program.outside
-    if now is None or not excused(program, instance):
+    if now is None or instance.peer != now.peer:
         return True
     return clock.due((now.since if now.tried is None else now.tried) + TRY_AGAIN_S)
 

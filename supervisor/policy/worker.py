@@ -14,6 +14,7 @@ from supervisor.policy.wanted import HUNG
 from supervisor.policy.words import note, spell
 from supervisor.servers import named
 
+LOOK_FRESH_S = 2.0  # an older look kills nobody: the worker may have moved on
 FORGET_S = 5.0  # without a new look, the worker has moved on
 KILL_AGAIN_S = 2.0  # what was asked by the server's own signal and goes on, is killed
 WORN_S = 600.0
@@ -47,7 +48,7 @@ def settle(program: Program, instance: Instance, clock: Clock) -> tuple[Program,
     for worker in instance.workers:
         if clock.due(worker.seen + FORGET_S):
             continue
-        if not _proven(program, worker):
+        if not _proven(program, worker, clock.now):
             left.append(replace(worker, fresh=False))
             continue
         signal = _signal(program, worker)
@@ -59,8 +60,10 @@ def settle(program: Program, instance: Instance, clock: Clock) -> tuple[Program,
     return program, replace(instance, workers=tuple(left)), tuple(effects)
 
 
-def _proven(program: Program, worker: Worker) -> bool:
-    if program.settings.hang.act is Act.TELL or not worker.fresh or worker.verdict.kind not in HUNG:
+def _proven(program: Program, worker: Worker, now: float) -> bool:
+    if program.settings.hang.act is Act.TELL or worker.verdict.kind not in HUNG:
+        return False
+    if not worker.fresh or now - worker.seen > LOOK_FRESH_S:
         return False
     if worker.tried is not None and worker.seen - worker.tried < KILL_AGAIN_S:
         return False
