@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import false_kills, hang, idle, restart, status
+from bench import cause, false_kills, hang, idle, restart, status
 from bench.ground import GroundError, ground
 from bench.report import Report
 
@@ -17,6 +17,7 @@ BENCHES: dict[str, Callable[[], Report]] = {
     "restart": restart.measure,
     "hang": hang.measure,
     "false-kills": false_kills.measure,
+    "cause": cause.measure,
     "idle": idle.measure,
     "status": status.measure,
 }

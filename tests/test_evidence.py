@@ -222,8 +222,8 @@ def test_take_without_a_stack_says_what_the_kernel_knows_and_what_is_missing(
         taken = take(pid, tmp_path)
     assert taken.cause is None
     assert f"{pid} (" in taken.summary
-    (problem,) = kept(tmp_path)["problems"]  # type: ignore[misc]
-    assert "pip install py-spy" in str(problem)
+    problems = str(kept(tmp_path)["problems"])
+    assert "pip install py-spy" in problems
 
 
 # --- harm -------------------------------------------------------------------------------------------------------------------------
