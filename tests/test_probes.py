@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.mechanism import probes
+from supervisor.mechanism import probes, tree
 from supervisor.mechanism.probes import (
     Address,
     CommandTarget,
@@ -637,6 +637,14 @@ def test_attribute_of_a_daemon_by_its_environment_counts_only_for_the_same_user(
         if os.getuid() == 0:
             with process("echo $$; exec sleep 600", env=claim, user=65534, group=65534) as (liar, _):
                 assert attribute(liar.pid, {leader.pid: STORE}) is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="another user's process needs root")
+def test_attribute_does_not_read_a_strangers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be gigabytes, or wait for its owner's own file system: any user of the host may send us a message."""
+    monkeypatch.setattr(tree, "environ", lambda pid: pytest.fail(f"read the environment of {pid}"))
+    with process("echo $$; exec sleep 600") as (leader, _), process("echo $$; exec sleep 600", user=65534) as (stranger, _):
+        assert attribute(stranger.pid, {leader.pid: STORE}) is None
 
 
 def test_attribute_of_a_process_that_is_gone_is_nobodys() -> None:

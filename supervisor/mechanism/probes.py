@@ -29,7 +29,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -513,11 +512,12 @@ def attribute(pid: int, leaders: Mapping[int, InstanceId]) -> InstanceId | None:
     for ancestor, session in _ancestry(pid):
         if found := leaders.get(ancestor) or leaders.get(session):
             return found
-    environ = _environ(pid)
-    for leader, instance in leaders.items():
-        if environ.issuperset(tree.marks(instance, leader)) and _user(leader) == _user(pid) is not None:
-            return instance
-    return None
+    user = _user(pid)
+    own = {leader: instance for leader, instance in leaders.items() if _user(leader) == user}
+    if user is None or not own:
+        return None  # a stranger's environment is not even read: it may be anything
+    environ = tree.environ(pid)
+    return next((instance for leader, instance in own.items() if environ.issuperset(tree.marks(instance, leader))), None)
 
 
 def _ancestry(pid: int) -> Iterator[tuple[int, int]]:
@@ -528,13 +528,6 @@ def _ancestry(pid: int) -> Iterator[tuple[int, int]]:
             return
         yield pid, found.session
         pid = found.ppid
-
-
-def _environ(pid: int) -> frozenset[bytes]:
-    try:
-        return frozenset(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-    except OSError:  # it is gone, or another user's: then it claims nothing
-        return frozenset()
 
 
 def _user(pid: int) -> int | None:

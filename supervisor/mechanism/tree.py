@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import select
 import signal
@@ -27,6 +28,9 @@ from supervisor.model import InstanceId
 HELD_LIMIT = 256  # processes seized at once: each costs a descriptor, and a fork bomb must not take the daemon's last one
 ROUND_S = 0.1  # how long one round waits for what it killed: SIGKILL takes effect within milliseconds, or not at all
 _READ_BYTES = 65536
+_ENVIRON_LIMIT_BYTES = (
+    2 * 1024 * 1024
+)  # what execve takes at the usual stack limit; a process may show any part of its memory there
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -94,6 +98,11 @@ def children(pid: int) -> list[int]:
     except _GONE:
         return []
     return [int(child) for task in tasks for child in _read(f"/proc/{pid}/task/{task}/children").split()]
+
+
+def environ(pid: int) -> frozenset[bytes]:
+    """The NAME=value entries that a process shows; none when it is gone or not ours to read. Its own word: it may be forged."""
+    return frozenset(_read(f"/proc/{pid}/environ", _ENVIRON_LIMIT_BYTES).split(b"\0"))
 
 
 def orphans() -> list[int]:
@@ -197,8 +206,7 @@ def _belongs(of: Tree, pid: int, by_session: bool, seen: dict[int, int]) -> bool
         return False
     if (by_session and state.session == of.leader) or seen.get(pid) == state.start_ticks:
         return True
-    environ = _read(f"/proc/{pid}/environ").split(b"\0")
-    return all(mark in environ for mark in of.marks)
+    return environ(pid).issuperset(of.marks)
 
 
 def _descent(roots: list[int]) -> list[int]:
@@ -247,17 +255,17 @@ def _reap(pidfd: int) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
-def _read(path: str) -> bytes:
-    """A file of /proc, whole; b"" when its process is gone or not ours to read."""
+def _read(path: str, limit_bytes: float = math.inf) -> bytes:
+    """A file of /proc, whole or up to a limit; b"" when its process is gone or not ours to read."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except _GONE:
         return b""
     try:
-        parts = []
-        while part := os.read(file, _READ_BYTES):
-            parts.append(part)
-        return b"".join(parts)
+        data = bytearray()
+        while len(data) < limit_bytes and (part := os.read(file, _READ_BYTES)):
+            data += part
+        return bytes(data)
     except _GONE:
         return b""
     finally:
