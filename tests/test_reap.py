@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -399,6 +400,57 @@ def test_dead_orphans_are_reaped(monkeypatch: pytest.MonkeyPatch, script: str, s
     in_world(test)
 
 
+STORM = """
+import os, signal
+def storm():
+    for _ in range(8):
+        if os.fork() == 0:
+            if os.fork() == 0:
+                os.setsid()
+            os._exit(0)
+        os.wait()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+storm()
+print("ready", flush=True)
+signal.sigwait({signal.SIGUSR1})
+storm()
+print("again", flush=True)
+signal.sigwait({signal.SIGUSR1})
+"""
+
+
+def test_dead_strangers_of_a_storm_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that forks daemons without end must not fill the host with zombies of ours: not in its second wave either."""
+    monkeypatch.setattr(reap, "SWEEP_S", 0.01)
+    monkeypatch.setattr(reap, "STRANGER_S", 1e9)
+    monkeypatch.setattr(reap, "DEAD_LIMIT", 3)
+    sweep = Reaper._sweep
+
+    async def test(world: World) -> None:
+        swept = asyncio.Event()
+
+        def watched(reaper: Reaper) -> None:
+            sweep(reaper)
+            swept.set()
+
+        async def few_are_left() -> None:
+            while len(set(tree.orphans()) - {child.pid}) > 3:
+                swept.clear()
+                await asyncio.wait_for(swept.wait(), DEADLINE_S)
+
+        monkeypatch.setattr(Reaper, "_sweep", watched)
+        child = await world.start_python(STORM)
+        await few_are_left()
+        world.reaper.signal(ID, "USR1")
+        await world.said(child, b"again")
+        await few_are_left()
+        world.reaper.kill(ID)
+        await world.next()
+
+    in_world(test)
+    reap_all()
+
+
 def test_dead_child_given_up_at_its_gate_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Started by a lane, so that it stands in another thread's list of children."""
     monkeypatch.setattr(reap, "SWEEP_S", 0.01)
@@ -441,6 +493,21 @@ def test_dead_children_of_others_are_left_to_them() -> None:
 
 
 # --- what a dead supervisor left ------------------------------------------------------------------------------------------------
+
+
+def test_environment_of_a_process_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may declare gigabytes of its memory to be its environment (PR_SET_MM_MAP needs no right)."""
+    monkeypatch.setattr(tree, "_ENVIRON_LIMIT_BYTES", 100_000)
+    env = {"MARK": "1"} | {f"N{number}": "x" * 100_000 for number in range(5)}
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, bufsize=0) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"ready")
+        assert child.stdout.read(5) == b"ready"
+        found = tree.environ(child.pid)
+        child.stdin.close()
+    assert b"MARK=1" in found
+    assert sum(map(len, found)) < 200_000
 
 
 def test_leftover_is_ended_with_its_daemons() -> None:

@@ -31,6 +31,7 @@ END_S = 2.0  # one attempt on one tree: a fork bomb of 150 takes 0.16 s; what su
 LANE_S = 60.0  # the same, behind all other trees that are ended at that moment
 SWEEP_S = 0.2  # between the first news of a dead child and the look for strangers among the dead: a storm of them costs one look
 STRANGER_S = 10.0  # a dead child that no part of this process has reaped for so long is nobody's
+DEAD_LIMIT = 100  # dead orphans that wait for that: more are a storm, and would use up the host's pids
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -154,8 +155,11 @@ class Reaper:
         self._post(Exited(id, status, left, words))
 
     def _child_died(self) -> None:
-        if self._sweeping is None:
-            self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
+        if self._sweeping is not None:
+            if self._sweeping.when() <= self._loop.time() + SWEEP_S:
+                return
+            self._sweeping.cancel()
+        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         """Reap dead children that nobody watches: at once where the session shows whose they were, else after a while.
@@ -166,12 +170,14 @@ class Reaper:
         self._sweeping = None
         now = time.monotonic()
         dead: dict[tuple[int, int], float] = {}
+        orphans = set(trees.orphans())
         for pid in set(trees.children(os.getpid())) - self._leaders.keys():
             state = trees.stat(pid)
             if state is None or state.lives:
                 continue
             since = self._dead_since.get((pid, state.start_ticks), now)
-            if state.session in self._leaders or now - since >= STRANGER_S:
+            storm = len(dead) >= DEAD_LIMIT and pid in orphans
+            if state.session in self._leaders or now - since >= STRANGER_S or storm:
                 _reap(pid)
             else:
                 dead[pid, state.start_ticks] = since
