@@ -334,6 +334,17 @@ def test_directory_that_is_a_symlink_is_refused(place: Path) -> None:
         Server(f"{place}/link/control.sock", "", World(place)).open()
 
 
+def test_client_cannot_send_descriptors_along(daemon: Running) -> None:
+    """The kernel would close them on the daemon's loop, for as long as the client likes."""
+    with connect(daemon) as client:
+        try:
+            client.getsockopt(socket.SOL_SOCKET, 83)
+        except OSError:
+            pytest.skip("this kernel cannot refuse descriptors (it takes 6.16)")
+        with pytest.raises(PermissionError):
+            socket.send_fds(client, [b"{}"], [client.fileno()])
+
+
 def test_lock_can_be_opened_by_its_owner_alone(place: Path) -> None:
     """Who can open it, if only for reading, can lock it: no supervisor could ever start again."""
     with running(place):

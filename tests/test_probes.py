@@ -222,6 +222,34 @@ def test_http_on_unix_sockets_by_path_and_abstract(tmp_path: Path) -> None:
     assert [outcome.answered for outcome in asyncio.run(both())] == [True, True]
 
 
+def test_a_server_on_a_unix_socket_cannot_send_descriptors_along(tmp_path: Path) -> None:
+    """The kernel would close them on our loop, for as long as the server likes."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "http"))
+        listener.listen()
+
+        async def probe_and_send() -> None:
+            asking = asyncio.create_task(ask_http(dataclasses.replace(HEALTH, address=str(tmp_path / "http")), timeout_s=LONG_S))
+            client, _ = await asyncio.to_thread(listener.accept)
+            with client:
+                if _refuses_descriptors():
+                    with pytest.raises(PermissionError):
+                        socket.send_fds(client, [OK], [client.fileno()])
+                client.sendall(OK)
+                assert (await asking).answered
+
+        asyncio.run(probe_and_send())
+
+
+def _refuses_descriptors() -> bool:
+    """Whether this kernel can (>= 6.16)."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            return sock.getsockopt(socket.SOL_SOCKET, 83) == 1
+        except OSError:
+            return False
+
+
 def test_unix_socket_that_is_missing_or_full_is_no_answer(tmp_path: Path) -> None:
     """A full queue refuses at once with EAGAIN: that is the server's silence, and not a fault of ours."""
     path = str(tmp_path / "s")

@@ -23,6 +23,7 @@ import msgspec
 from supervisor.control import messages
 from supervisor.control.backend import Backend, Reading, Story
 from supervisor.control.verbs import Refused, Verbs
+from supervisor.mechanism.sockets import refuse_descriptors
 
 __all__ = ["Backend", "Reading", "Server", "ServerError", "Story"]
 
@@ -164,6 +165,7 @@ def _listen(path: str, gid: int | None) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    refuse_descriptors(listener)  # those who connect to it get the same
     try:
         listener.bind(path)
         os.chmod(path, 0o600 if gid is None else 0o660)

@@ -36,6 +36,7 @@ import h11
 
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import tree
+from supervisor.mechanism.sockets import refuse_descriptors
 from supervisor.model import InstanceId, ProgramSettings
 
 LATE_S = 0.5  # a timeout that comes this much too late says that our own loop was stuck, and nothing of the server
@@ -359,6 +360,7 @@ async def _connect(address: Address) -> socket.socket:
 async def _connect_unix(path: str) -> socket.socket:
     """A full queue refuses a unix connection at once (EAGAIN) where TCP would wait: so wait here."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    refuse_descriptors(sock)
     step_s = FIRST_STEP_S
     try:
         while True:

@@ -30,6 +30,7 @@ from supervisor.mechanism.launch import LaunchError
 BACKLOG = 4096  # customers that may queue while nobody accepts; the kernel cuts it to net.core.somaxconn
 BUSY_S = 2.0  # a busy port is tried again for so long: its owner may be on its way out
 BUSY_PAUSE_S = 0.1
+_SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux >= 6.16
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[^:]+)):(?P<port>[0-9]{1,5})")
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 
@@ -107,6 +108,16 @@ class Holder:
             return f" by pid {pid} ({_name(pid)})"
         mine = sorted(program for program, held in self._held.items() if any(_same_port(address, one.address) for one in held))
         return f" by Reviver itself{' for ' + ', '.join(mine) if mine else ''} (stop that program first)"
+
+
+def refuse_descriptors(sock: socket.socket) -> None:
+    """Let nobody send descriptors along to a unix socket; before it accepts or is connected.
+
+    Those that are not taken are closed by the kernel in our name, which may take as long as the sender likes (a TCP socket that
+    lingers): on the loop that would be its end. Kernels before 6.16 cannot refuse them.
+    """
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
 # --- opening --------------------------------------------------------------------------------------------------------------------
