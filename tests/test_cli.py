@@ -44,6 +44,11 @@ class Place:
     def config(self) -> Path:
         return self.path / "config.toml"
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """Nothing of whoever runs the tests: a REVIVER_CONFIG of theirs would name another daemon."""
+        return {"PATH": os.environ["PATH"], "HOME": str(self.path), "TZ": "UTC"}
+
     def write(self, text: str) -> None:
         places = "".join(f'{name} = "{self.path}"\n' for name in ("runtime_dir", "state_dir", "log_dir"))
         self.config.write_text(f"[reviver]\n{places}{text}")
@@ -55,9 +60,13 @@ class Place:
         stdout: int = subprocess.PIPE,
         stderr: int = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
-        clean = {"PATH": os.environ["PATH"], "HOME": str(self.path), "TZ": "UTC", **(env or {})}
         return subprocess.Popen(
-            [sys.executable, CLI, *arguments], cwd=self.path, env=clean, stdout=stdout, stderr=stderr, text=True
+            [sys.executable, CLI, *arguments],
+            cwd=self.path,
+            env={**self.environ, **(env or {})},
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
         )
 
     def reviver(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
@@ -152,7 +161,7 @@ def test_status_on_a_narrow_terminal_leaves_columns_out_and_cuts_no_cell(place: 
 
 def test_status_in_a_pipe_imports_next_to_nothing(place: Place, daemon: Running) -> None:
     command = [sys.executable, "-X", "importtime", str(CLI), "status"]
-    traced = subprocess.run(command, cwd=place.path, capture_output=True, text=True, timeout=30, check=False)
+    traced = subprocess.run(command, cwd=place.path, env=place.environ, capture_output=True, text=True, timeout=30, check=False)
     assert "store:1" in traced.stdout
     imported = {line.rpartition("|")[2].strip() for line in traced.stderr.splitlines() if line.startswith("import time:")}
     heavy = {"asyncio", "msgspec", "rich", "tenacity", "structlog", "psutil", "subprocess", "logging", "dataclasses", "ssl"}
@@ -349,7 +358,8 @@ def test_answer_that_cannot_be_written_is_one_sentence(place: Place, daemon: Run
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
 def test_closed_streams_are_nobodys_traceback(place: Place, daemon: Running, closed: str) -> None:
     command = f"{sys.executable} {CLI} restart store {closed}; echo $?"
-    result = subprocess.run(["/bin/sh", "-c", command], cwd=place.path, capture_output=True, text=True, timeout=30, check=False)
+    shell = ["/bin/sh", "-c", command]
+    result = subprocess.run(shell, cwd=place.path, env=place.environ, capture_output=True, text=True, timeout=30, check=False)
     assert result.stdout.splitlines()[-1] == "0"
     assert result.stderr == ""
 
