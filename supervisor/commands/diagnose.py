@@ -6,6 +6,7 @@ Needs no configuration and no daemon, and changes nothing: what a person can do 
 from __future__ import annotations
 
 import asyncio
+import shlex
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +23,8 @@ def diagnose(pid: int, http: str, inspect: bool, as_json: bool) -> int:
     """Print what was found; 0 whatever the verdict is. Raises Refusal for what cannot be diagnosed."""
     found = asyncio.run(look(pid, http, inspect))
     judgement = judge(found.seen)
-    todo = advice(judgement, _ways(found), f"reviver diagnose {pid}" + (f" --http {http}" if http else ""))
+    again = f"reviver diagnose {pid}" + (f" --http {shlex.quote(http)}" if http else "")
+    todo = advice(judgement, _ways(found, again))
     if as_json:
         say_json(_as_object(found, judgement, todo))
     else:
@@ -30,16 +32,21 @@ def diagnose(pid: int, http: str, inspect: bool, as_json: bool) -> int:
     return 0
 
 
-def _ways(found: Look) -> Ways:
+def _ways(found: Look, again: str) -> Ways:
     who = found.person
     server = recognise(who.words)
+    forks = has_workers(who.words)
     return Ways(
         pid=who.pid,
         program=who.instance.rpartition(":")[0],
         unit=who.unit,
         under=who.under,
-        ask=server.server.ask_worker if server is not None and has_workers(who.words) else "",
+        forks=forks,
+        ask=server.server.ask_worker if server is not None and forks else "",
+        is_worker=forks and who.parent_words == who.words,
         tracer=who.tracer,
+        node=found.node,
+        again=again,
     )
 
 
@@ -72,7 +79,7 @@ def _as_object(found: Look, judgement: Judgement, todo: tuple[Advice, ...]) -> d
             "because": judgement.verdict.because,
             "sure": judgement.sure,
             "why": judgement.why,
-            "pid": judgement.pid or who.pid,
+            "workers": list(judgement.workers),
         },
         "cause": None
         if found.cause is None

@@ -14,6 +14,7 @@ import pwd
 import re
 import shlex
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from supervisor.mechanism.listening import Listening, find
 from supervisor.mechanism.probes import Address, Target, ask, targets
 from supervisor.mechanism.redaction import HIDDEN, hide
 from supervisor.mechanism.release import resolve
-from supervisor.mechanism.sockdiag import Listener, SockDiag
+from supervisor.mechanism.sockdiag import Listener, Owners, SockDiag
 from supervisor.mechanism.vitals import Sampler
 from supervisor.model import HealthSettings, LaunchSettings, ProgramSettings
 from supervisor.policy.cause import Cause, Code, cause, packages
@@ -39,8 +40,9 @@ from supervisor.policy.diagnosis import SocketSample, TreeSample, follow
 
 LOOK_S = 2.1  # a thread is judged over two seconds: shorter is noise
 STEP_S = 0.1
-EVIDENCE_S = 1.6  # five stacks take 0.6 s in peace; all in all an answer is there within 5 s
-SLACK_S = 0.4  # a dumper is ended a moment after its limit
+ANSWER_S = 4.0  # after which everything that is not there yet is left out: with start-up and printing an answer takes less than 5 s
+EVIDENCE_S = 1.4  # five stacks take 0.6 s in peace
+SLACK_S = 0.3  # a dumper is ended a moment after its limit
 READ_S = 0.5  # a file of /proc is there within a millisecond; that of a process in state D may never come
 PROBE_STEP_S = 0.25
 SOURCE_BYTES = 2 << 20
@@ -49,6 +51,7 @@ OUTPUT_BYTES = 16 * 1024
 OUTPUT_LINES = 8
 TEXT_LIMIT = 160  # characters of a line of source or output
 
+NODE = ("node", "nodejs")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CLOCK_SLACK_S = 0.05  # a start is told in ticks of 10 ms
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, linux/sched.h
@@ -59,7 +62,7 @@ _SECRET_OPTION = re.compile(r"(?i)--?[\w-]*(?:passw(?:or)?d|secret|token|api-?ke
 class Person:
     """Who a process is. What may not be read is "" or ().
 
-    command       as it was started, secrets redacted; `words` as they are
+    command       as it was started, secrets redacted; `words` as they are, and `parent_words` its parent's
     instance      "store:7" where Reviver started it, `leader` that instance's own process
     unit          its systemd unit; `under` the program's name in supervisord
     tracer        who traces it, 0 for nobody
@@ -70,6 +73,7 @@ class Person:
     name: str
     command: str
     words: tuple[str, ...]
+    parent_words: tuple[str, ...]
     user: str
     directory: str
     start_ticks: int
@@ -111,6 +115,7 @@ class Output:
     """Where its output goes, in words, and the last lines where that is a file."""
 
     to: str
+    file: bool = False
     lines: tuple[str, ...] = ()
 
 
@@ -129,6 +134,7 @@ class Look:
     threads: tuple[ThreadRow, ...]
     listeners: tuple[Listener, ...]
     output: Output
+    node: bool  # node runs there, and its stack was not taken
     unseen: tuple[str, ...] = field(default=())
 
 
@@ -159,8 +165,9 @@ def person(pid: int) -> Person:
     if pid == os.getpid():
         _refuse(f"{pid} is this very command: name another process")
     if os.getpid() in tree.tree(pid):
-        _refuse(f"process {pid} ({name}) is an ancestor of this very command: it would look at itself; name one of its descendants")
-    words = tuple(word.decode(errors="replace") for word in _bytes(f"/proc/{pid}/cmdline").rstrip(b"\0").split(b"\0"))
+        ancestor = f"process {pid} ({name}) is an ancestor of this very command, which would look at itself"
+        _refuse(f"{ancestor}: name a server's own pid (ps -eo pid,user,pcpu,args --sort=-pcpu | head)")
+    words = _words(pid)
     known = dict(
         entry.split("=", 1) for entry in _bytes(f"/proc/{pid}/environ").decode(errors="replace").split("\0") if "=" in entry
     )
@@ -169,8 +176,9 @@ def person(pid: int) -> Person:
     return Person(
         pid=pid,
         name=name,
-        command=_shown(words) if words != ("",) else f"[{name}]",
+        command=_shown(words) or f"[{name}]",
         words=words,
+        parent_words=_words(int(fields[1])),
         user=_user(int(about["Uid"].split()[1])),
         directory=_link(f"/proc/{pid}/cwd"),
         start_ticks=int(fields[19]),
@@ -227,7 +235,7 @@ async def look(pid: int, http: str, inspect: bool) -> Look:
     http     a URL, or a path on its first listening port, that is asked meanwhile; "" asks nothing
     inspect  take node's stacks too, by its inspector
     """
-    lane = Lane("diagnose")
+    lane, until = Lane("diagnose"), time.monotonic() + ANSWER_S
     try:
         who = await lane.run(person, pid, deadline_s=READ_S)
     except LaneError:
@@ -238,7 +246,8 @@ async def look(pid: int, http: str, inspect: bool) -> Look:
     try:
         seen, listeners = await _watch(who, sampler, diag, listening, lane, http, unseen)
         found = await _stacks(pid, lane, LAST_TAKERS if inspect else TAKERS, unseen)
-        seen = replace(seen, peers=_peers(found, diag))
+        with contextlib.suppress(OSError, LaneError):
+            seen = replace(seen, peers=await lane.run(_peers, found, deadline_s=READ_S))
     finally:
         listening.close()
         diag.close()
@@ -247,7 +256,6 @@ async def look(pid: int, http: str, inspect: bool) -> Look:
     code = Code((who.directory,) if who.directory else (), packages(who.words))
     release = resolve(LaunchSettings(command=who.words, directory=who.directory))[0] if who.directory else ""
     named = cause(found.threads, code, release)
-    until = time.monotonic() + SLACK_S
     newest = sampler.newest
     return Look(
         person=who,
@@ -261,6 +269,7 @@ async def look(pid: int, http: str, inspect: bool) -> Look:
         threads=_rows(found, seen.trees, code),
         listeners=listeners,
         output=_output(who),
+        node=not inspect and any(dump_kernel.exe_name(each) in NODE for each in sampler.pids),
         unseen=tuple(unseen),
     )
 
@@ -296,7 +305,7 @@ async def _watch(
         if newest is not None and listening.known
         else frozenset()
     )
-    trees = sampler.since(began - STEP_S)
+    trees = sampler.since(began)
     return Seen(began, now, trees, tuple(looks), free, probe, vitals.host()), listeners
 
 
@@ -370,28 +379,34 @@ async def _stacks(pid: int, lane: Lane, takers: tuple[Taker, ...], unseen: list[
         unseen.append("its stacks: the kernel did not answer in time for one of its processes (a dead disk?)")
         return Collected()
     unseen += [f"stacks of {problem}" for problem in dict.fromkeys(found.problems)]
-    running = {thread.pid for thread in found.threads if not thread.moments}
-    if takers is TAKERS and any(dump_kernel.exe_name(each) in ("node", "nodejs") for each in running):
-        unseen.append(
-            f"node's stack: its inspector would be open to every user of this host for 0.2 s; to take it: reviver diagnose --inspect {pid}"
-        )
     return found
 
 
-def _peers(found: Collected, diag: SockDiag) -> tuple[Peer, ...]:
-    """Whom its threads wait for, those with most threads first."""
+def _peers(found: Collected) -> tuple[Peer, ...]:
+    """Whom its threads wait for, those with most threads first; and who that is, where it is on this host. Raises OSError."""
     count: dict[str, int] = {}
     silent_s: dict[str, float] = {}
-    for thread in found.threads:
-        for name in thread.peers:
-            count[name] = count.get(name, 0) + 1
-            for each in found.sockets.get(thread.pid, {}).values():
-                if each.peer == name and each.kind == "tcp":
-                    with contextlib.suppress(OSError):
-                        known = diag.connection(_split(each.local), _split(name))
-                        if known is not None:
-                            silent_s[name] = max(silent_s.get(name, 0.0), known.received_ms / 1000)
-    return tuple(Peer(name, count[name], silent_s.get(name)) for name in sorted(count, key=lambda name: -count[name]))
+    diag = SockDiag()
+    try:
+        for thread in found.threads:
+            for name in thread.peers:
+                count[name] = count.get(name, 0) + 1
+                for each in found.sockets.get(thread.pid, {}).values():
+                    known = diag.connection(_split(each.local), _split(name)) if (each.kind, each.peer) == ("tcp", name) else None
+                    if known is not None:
+                        silent_s[name] = max(silent_s.get(name, 0.0), known.received_ms / 1000)
+        order = sorted(count, key=lambda name: -count[name])
+        return tuple(Peer(name, count[name], silent_s.get(name), *_neighbour(name, diag)) for name in order)
+    finally:
+        diag.close()
+
+
+def _neighbour(address: str, diag: SockDiag) -> tuple[int, str]:
+    """Pid and name of the process of this host that listens at an address; (0, "") for none that can be seen. Raises OSError."""
+    host, port = _split(address)
+    inodes = [each.inode for each in diag.listeners(port) if each.host in (host, "0.0.0.0", "::")]
+    pid = next(iter(Owners().find(inodes, sorted(tree.everyone())).values()), 0) if inodes else 0
+    return pid, _name(pid) if pid else ""
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -406,6 +421,7 @@ def _rows(found: Collected, trees: tuple[TreeSample, ...], code: Code) -> tuple[
     rows = []
     for thread in found.threads:
         own = cause((thread,), code) if thread.moments else None
+        where = replace(own, file=own.file.rpartition("/")[2] if own.file.startswith("/") else own.file).where if own else ""
         seen = kernel[thread.pid, thread.tid]
         place = "" if seen.state == "R" else places.get(thread.tid) or seen.waits_in
         rows.append(
@@ -414,9 +430,9 @@ def _rows(found: Collected, trees: tuple[TreeSample, ...], code: Code) -> tuple[
                 thread.tid,
                 seen.name,
                 seen.state,
-                thread.busy,
+                min(thread.busy, 1.0),
                 place,
-                own.where if own else "",
+                where,
                 thread.peers,
                 thread.request,
             )
@@ -459,7 +475,7 @@ def _output(who: Person) -> Output:
                 lines = file.read(OUTPUT_BYTES).decode(errors="replace").splitlines()
         except OSError:
             continue
-        return Output(target, tuple(hide(line)[:TEXT_LIMIT] for line in lines[-OUTPUT_LINES:]))
+        return Output(target, True, tuple(hide(line)[:TEXT_LIMIT] for line in lines[-OUTPUT_LINES:]))
     where = _link(f"/proc/{who.pid}/fd/1")
     if where.startswith("socket:") and who.unit:
         return Output(f"journalctl -u {who.unit} -n 20")
@@ -472,15 +488,25 @@ def _output(who: Person) -> Output:
 
 def _limits(who: Person) -> Iterator[str]:
     if not who.open:
-        yield (
-            f"its sockets, environment and folder, and its stacks: it belongs to {who.user}; to see them: sudo reviver diagnose {who.pid}"
-        )
+        yield (f"its sockets, environment and folder, and its stacks: it belongs to {who.user}; to see them: {_sudo(who.pid)}")
         return
     scope = _read("/proc/sys/kernel/yama/ptrace_scope").strip()
     if scope in ("1", "2") and os.geteuid() != 0:
-        yield f"its stacks: kernel.yama.ptrace_scope = {scope} keeps others from looking; to see them: sudo reviver diagnose {who.pid}"
+        yield f"its stacks: kernel.yama.ptrace_scope = {scope} keeps others from looking; to see them: {_sudo(who.pid)}"
     elif scope == "3":
         yield "its stacks: kernel.yama.ptrace_scope = 3 keeps everybody from looking until the next boot"
+
+
+def _sudo(pid: int) -> str:
+    """The command with more rights; by its whole path, as sudo looks for commands in places of its own."""
+    ours = os.path.abspath(sys.argv[0])
+    return f"sudo {ours if os.path.basename(ours) == 'reviver' else 'reviver'} diagnose {pid}"
+
+
+def _words(pid: int) -> tuple[str, ...]:
+    """Its command line; () where it has none."""
+    raw = _bytes(f"/proc/{pid}/cmdline").rstrip(b"\0")
+    return tuple(word.decode(errors="replace") for word in raw.split(b"\0")) if raw else ()
 
 
 def _name(pid: int) -> str:

@@ -68,12 +68,13 @@ def _show_person(found: Look) -> None:
 def _show_verdict(judgement: Judgement) -> None:
     verdict = judgement.verdict
     alone = " alone" if verdict.scope is Scope.WORKER else ""
-    whose = f", worker {judgement.pid}{alone}" if judgement.pid else ""
+    pids = ", ".join(map(str, judgement.workers))
+    whose = f", worker{'s' if len(judgement.workers) > 1 else ''} {pids}{alone}" if pids else ""
     colour = _COLOURS.get(verdict.kind, RED)
     _head("verdict")
     say(f"  {_painted(safe(judgement.headline).upper() + whose, colour)}")
     _text(f"{verdict.because[:1].upper()}{verdict.because[1:]}.")
-    _text(f"How sure: {judgement.sure}; {judgement.why}.")
+    _text(f"{judgement.sure.capitalize()}: {judgement.why}.")
 
 
 def _show_cause(found: Look, judgement: Judgement) -> None:
@@ -135,15 +136,15 @@ def _show_sockets(found: Look) -> None:
     if len(seen.waiting) > CLIENTS_LIMIT:
         _text(f"and {len(seen.waiting) - CLIENTS_LIMIT} more")
     for peer in seen.peers:
-        silent = f", from where nothing came for {spell(peer.silent_s)}" if peer.silent_s is not None else ""
-        _text(f"{_count(peer.threads, 'thread waits', 'threads wait')} for {peer.name}{silent}")
+        _text(peer.words)
 
 
 def _show_output(found: Look) -> None:
     if not found.output.to:
         return
     _head("last output")
-    _text(found.output.to)
+    empty = found.output.file and not found.output.lines
+    _text(found.output.to + (" (empty)" if empty else ""))
     for line in found.output.lines:
         say(f"  | {safe(line)}")
 

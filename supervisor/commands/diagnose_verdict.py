@@ -7,7 +7,7 @@ waits for cannot be told from outside: then it says what it does, and that it do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,7 +15,6 @@ from supervisor.model import HangSettings, Kind, Nature, Scope, Verdict
 from supervisor.policy.diagnosis import (
     WINDOW_S,
     Client,
-    Finding,
     Host,
     SocketSample,
     TreeSample,
@@ -27,11 +26,16 @@ from supervisor.policy.diagnosis import (
 
 HANG = HangSettings()  # the limits that programs have by default
 OLD_S = 60.0  # reports inside a request that take longer than this are rare
+ADVICE_LIMIT = 4
 SILENT_PEER_S = 1.0  # an answer that takes longer than this is waited for
+
+IDLE_RATIO = 0.01  # of a core: less is timers
+KERNEL = "the kernel says so of its threads"
 
 SURE, VERY_LIKELY, LIKELY, OPEN = "sure", "very likely", "likely", "not sure"
 
 _BAD = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED, Kind.STARVED, Kind.UNINTERRUPTIBLE})
+_HUNG = _BAD - {Kind.STOPPED, Kind.STARVED, Kind.UNINTERRUPTIBLE}
 _CONVICTED = {Nature.SPINNING: Kind.SPINNING, Nature.LOCKED: Kind.LOCKED, Nature.BLOCKED: Kind.BLOCKED}
 
 
@@ -47,11 +51,26 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Somebody for whom `threads` of its threads wait; `silent_s` since anything came from there, None where that is not known."""
+    """Somebody for whom `threads` of its threads wait; `silent_s` since anything came from there, None where that is not known.
+
+    pid, process  who that is, where it is on this host and can be seen
+    """
 
     name: str
     threads: int
     silent_s: float | None
+    pid: int = 0
+    process: str = ""
+
+    @property
+    def late(self) -> bool:
+        return self.silent_s is None or self.silent_s >= SILENT_PEER_S
+
+    @property
+    def words(self) -> str:
+        silent = f", from where nothing came for {_span(self.silent_s)}" if self.silent_s is not None else ""
+        who = f" (process {self.pid}, {self.process})" if self.pid else ""
+        return f"{_count(self.threads, 'thread waits', 'threads wait')} for {self.name}{who}{silent}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,10 @@ class Seen:
     peers: tuple[Peer, ...] = ()
 
     @property
+    def leader(self) -> int:
+        return self.trees[-1].processes[0].pid
+
+    @property
     def pids(self) -> frozenset[int]:
         return frozenset(process.pid for process in self.trees[-1].processes) if self.trees else frozenset()
 
@@ -78,52 +101,62 @@ class Seen:
         mine = (client for client in clients if client.waiting and (client.inode == 0 or client.owner in self.pids))
         return tuple(sorted(mine, key=lambda client: client.since))
 
+    @property
+    def late(self) -> tuple[Client, ...]:
+        return tuple(client for client in self.waiting if self.now - client.since >= HANG.suspect_s)
+
+    @property
+    def answered(self) -> bool:
+        """It answered what it was asked last."""
+        return self.probe is not None and self.probe.moved is not None and self.probe.asked is None
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict; `sure` is one of four words and `why` the sentence for it; `pid` the worker that it is about, 0 for the whole tree."""
+    """The verdict.
+
+    headline  it in a few words; `sure` one of four words, and `why` the sentence for it
+    workers   the processes that it is about; () for the whole tree
+    peer      for whom it waits, where that is all that it does
+    """
 
     headline: str
     verdict: Verdict
     sure: str
     why: str
-    pid: int = 0
+    workers: tuple[int, ...] = ()
+    peer: Peer | None = None
 
 
 def judge(seen: Seen) -> Judgement:
     """The verdict on what was seen. Total: it has an answer for any look."""
-    whole = _finding(seen, None)
+    whole = diagnose(_window(seen, None))
     if not seen.trees:
-        return Judgement("unknown", whole.verdict, SURE, "its processes ended or could not be read")
-    if whole.verdict.kind in (Kind.STOPPED, Kind.BLOCKED) and "state T" in whole.verdict.because:
-        return _stopped(seen, whole)
-    worker = _worker(seen, whole)
-    if worker is not None:
-        return worker
+        return Judgement("unknown", whole.verdict, SURE, "its processes ended, or could not be read")
+    stuck = _stuck_workers(seen)
+    others = seen.free - stuck.keys()
+    if whole.verdict.kind is Kind.STOPPED:
+        return _silent(seen, whole.verdict, ())
+    if stuck and (others or whole.verdict.kind not in _BAD):
+        return _beside_others(seen, stuck, len(others))
     if whole.verdict.kind in _BAD:
-        return _silent(seen, whole, 0)
-    if seen.waiting and seen.now - seen.waiting[0].since >= HANG.suspect_s:
-        return Judgement(f"{whole.verdict.kind}", whole.verdict, SURE, "it was seen to answer others meanwhile")
-    return _unasked(seen, whole)
+        return _silent(seen, whole.verdict, tuple(sorted(stuck)))
+    if seen.late:
+        return _beside_answers(seen, whole.verdict)
+    return _unasked(seen, whole.verdict)
 
 
-def _finding(seen: Seen, pid: int | None) -> Finding:
-    """The diagnosis of the whole tree, or of one worker by itself."""
-    return diagnose(_window(seen, pid))
-
-
-def _window(seen: Seen, pid: int | None) -> Window:
+def _window(seen: Seen, worker: int | None) -> Window:
+    """What the diagnosis is asked: of the whole tree, or of one worker by itself."""
     trees, sockets, probe = seen.trees, seen.sockets, seen.probe
-    if pid is not None:
-        trees = tuple(replace(tree, processes=tuple(p for p in tree.processes if p.pid == pid)) for tree in trees)
-        sockets = tuple(replace(each, clients=tuple(c for c in each.clients if c.owner == pid)) for each in sockets)
+    if worker is not None:
+        trees = tuple(replace(tree, processes=tuple(p for p in tree.processes if p.pid == worker)) for tree in trees)
+        sockets = tuple(replace(each, clients=tuple(c for c in each.clients if c.owner == worker)) for each in sockets)
         probe = None
-    pids = seen.pids if pid is None else frozenset({pid})
+    pids = seen.pids if worker is None else frozenset({worker})
     moved = [seen.began, *(after.at for before, after in pairwise(sockets) if moved_between(before, after, pids))]
     if probe is not None and probe.moved is not None:
         moved.append(probe.moved)
-    newest = sockets[-1].clients if sockets else ()
-    owed = any(c.waiting and c.owner in pids and seen.now - c.since >= HANG.suspect_s for c in newest)
     return Window(
         now=seen.now,
         hang=HANG,
@@ -132,7 +165,7 @@ def _window(seen: Seen, pid: int | None) -> Window:
         ready=seen.began,
         watched=bool(sockets) or probe is not None,
         asked=probe.asked if probe is not None else None,
-        doubted=max(moved) if owed else None,  # what it owes for so long is a question
+        doubted=max(moved) if any(client.owner in pids for client in seen.late) else None,  # what it owes for so long is a question
         shared=True,  # its parent or another instance may have the same sockets
         answer=probe.text if probe is not None and probe.moved is not None else "",
         ill=probe is not None and probe.ill,
@@ -142,57 +175,66 @@ def _window(seen: Seen, pid: int | None) -> Window:
     )
 
 
-def _worker(seen: Seen, whole: Finding) -> Judgement | None:
-    """One worker that hangs while others of the tree serve; None when there is none, or it is all of them."""
-    owners = {client.owner for client in seen.waiting if client.owner and seen.now - client.since >= HANG.suspect_s}
-    found = {pid: finding for pid in owners if (finding := _finding(seen, pid)).verdict.kind in _BAD}
-    others = seen.free - found.keys()
-    if not found or len(seen.pids) == 1 or (whole.verdict.kind in _BAD and not others):
-        return None
-    pid = min(found, key=lambda pid: (found[pid].verdict.nature is not Nature.SPINNING, pid))
-    told = _silent(seen, found[pid], pid)
-    serve = f"{len(others)} others wait for requests" if len(others) > 1 else "another one waits for requests"
-    because = f"worker {pid}: {told.verdict.because}; " + (serve if others else "others answer")
-    return replace(told, verdict=replace(told.verdict, scope=Scope.WORKER, because=because))
+def _stuck_workers(seen: Seen) -> dict[int, Verdict]:
+    """The processes that owe an answer for long, and do not move; the tree's first process is no worker."""
+    owners = {client.owner for client in seen.late if client.owner} - {seen.leader}
+    verdicts = {pid: diagnose(_window(seen, pid)).verdict for pid in owners}
+    return {pid: verdict for pid, verdict in verdicts.items() if verdict.kind in _BAD}
 
 
-def _silent(seen: Seen, finding: Finding, pid: int) -> Judgement:
-    """Somebody waits, and nothing moved."""
-    verdict, mine = finding.verdict, [c for c in seen.waiting if not pid or c.owner == pid]
+def _beside_others(seen: Seen, stuck: dict[int, Verdict], others: int) -> Judgement:
+    """Some workers hang while others of the tree serve."""
+    pid = min(stuck, key=lambda pid: (stuck[pid].nature is not Nature.SPINNING, pid))
+    told = _silent(seen, stuck[pid], tuple(sorted(stuck)))
+    serve = f"{_count(others, 'other waits', 'others wait')} for requests" if others else "others answer meanwhile"
+    return replace(told, verdict=replace(told.verdict, scope=Scope.WORKER, because=f"{told.verdict.because}; {serve}"))
+
+
+def _beside_answers(seen: Seen, verdict: Verdict) -> Judgement:
+    """Some requests take long while it answers others."""
+    hottest = max(rates(seen.trees, seen.now, WINDOW_S).values(), key=lambda used: used.run, default=None)
+    if hottest is None or not hottest.spins or verdict.kind is not Kind.BUSY:
+        return Judgement(verdict.kind, verdict, SURE, "it was seen to answer others meanwhile")
+    verdict = replace(verdict, scope=Scope.REQUEST, nature=Nature.SPINNING, because=f"{verdict.because}; {hottest.words}")
+    why = f"it was seen to answer others; {_rival(Nature.SPINNING, seen.now - seen.late[0].since)}"
+    return Judgement("busy, and one request may loop", verdict, OPEN, why)
+
+
+def _silent(seen: Seen, verdict: Verdict, workers: tuple[int, ...]) -> Judgement:
+    """Somebody waits and nothing moved, or it is stopped."""
+    mine = [client for client in seen.waiting if not workers or client.owner in workers]
     oldest_s = seen.now - mine[0].since if mine else 0.0
-    if verdict.kind in (Kind.STARVED, Kind.UNINTERRUPTIBLE):
-        return Judgement(verdict.kind, verdict, SURE, "the kernel says so of its threads", pid)
-    if _open_ended(seen, verdict, mine, pid):
-        return Judgement(
-            "busy with a long request",
-            replace(
-                verdict,
-                kind=Kind.BUSY,
-                scope=Scope.REQUEST,
-                because=f"it can take new requests; one has waited for {_span(oldest_s)}",
-            ),
-            OPEN,
-            "a long poll, a stream or a websocket looks the same; reviver diagnose --http URL asks it",
-            pid,
-        )
+    looked_s = seen.now - seen.began
+    match verdict.kind:
+        case Kind.STOPPED:
+            waits = f"; {_count(len(mine), 'request waits', 'requests wait')}, the oldest for {_span(oldest_s)}" if mine else ""
+            because = f"it is stopped (state T), as by SIGSTOP or Ctrl-Z, and does nothing until somebody continues it{waits}"
+            return Judgement("stopped", replace(verdict, because=because), SURE, KERNEL, workers)
+        case Kind.STARVED | Kind.UNINTERRUPTIBLE:
+            return Judgement(verdict.kind, verdict, SURE, KERNEL, workers)
+    peer = next((peer for peer in seen.peers if peer.late), None) if verdict.nature is Nature.BLOCKED else None
+    if peer is not None:
+        verdict = replace(verdict, because=f"{verdict.because}; {peer.words}")
+        return Judgement("waits for somebody else", verdict, VERY_LIKELY, "the kernel says so", workers, peer)
+    if _goes_on(seen, verdict, mine, workers):
+        because = f"{verdict.because}; it waits for new requests too"
+        told = replace(verdict, kind=Kind.BUSY, scope=Scope.REQUEST, because=because)
+        why = "a long poll, a stream or a websocket looks the same; --http URL asks it"
+        return Judgement("busy with a long request", told, OPEN, why, workers)
     limit_s = HANG.blocked_s if verdict.nature is Nature.BLOCKED else HANG.certain_s
-    if limit_s is not None and oldest_s >= limit_s:
-        kind = _CONVICTED.get(verdict.nature, verdict.kind)
-        sure = VERY_LIKELY if oldest_s >= OLD_S else LIKELY
-        why = f"nobody saw it for longer than {_span(seen.now - seen.began)}; {_rival(verdict.nature, oldest_s)}"
-        return Judgement(kind, replace(verdict, kind=kind), sure, why, pid)
+    rival = _rival(verdict.nature, oldest_s)
+    if limit_s is not None and oldest_s >= limit_s and verdict.nature in _CONVICTED:
+        kind = _CONVICTED[verdict.nature]
+        why = f"it was looked at for {_span(looked_s)}, and {rival}"
+        return Judgement(kind, replace(verdict, kind=kind), VERY_LIKELY if oldest_s >= OLD_S else LIKELY, why, workers)
     return Judgement(
-        f"suspect ({verdict.nature})" if verdict.nature is not Nature.NONE else "suspect",
-        verdict,
-        OPEN,
-        f"it was silent for {_span(seen.now - seen.began)} only; {_rival(verdict.nature, oldest_s)}",
-        pid,
+        f"suspect ({verdict.nature})", verdict, OPEN, f"it was looked at for {_span(looked_s)} only, and {rival}", workers
     )
 
 
-def _open_ended(seen: Seen, verdict: Verdict, mine: list[Client], pid: int) -> bool:
+def _goes_on(seen: Seen, verdict: Verdict, mine: list[Client], workers: tuple[int, ...]) -> bool:
     """Whether it waits for new connections while a request that it has read goes on: an event loop with a long poll does."""
-    serves = pid in seen.free if pid else bool(seen.free)
+    serves = seen.free >= set(workers) if workers else bool(seen.free)
     return serves and verdict.nature is Nature.BLOCKED and bool(mine) and not any(client.untaken for client in mine)
 
 
@@ -207,91 +249,57 @@ def _rival(nature: Nature, oldest_s: float) -> str:
             return "what it waits for may still come"
 
 
-def _stopped(seen: Seen, finding: Finding) -> Judgement:
-    because = f"it is stopped (state T), as by SIGSTOP or Ctrl-Z: it does nothing at all until somebody continues it{_queue(seen)}"
-    return Judgement("stopped", replace(finding.verdict, kind=Kind.STOPPED, because=because), SURE, "the kernel says so")
-
-
-def _queue(seen: Seen) -> str:
-    count = len(seen.waiting)
-    if not count:
-        return ""
-    return f"; {count} request{'s wait' if count > 1 else ' waits'}, the oldest for {_span(seen.now - seen.waiting[0].since)}"
-
-
-def _unasked(seen: Seen, whole: Finding) -> Judgement:
+def _unasked(seen: Seen, whole: Verdict) -> Judgement:
     """Nobody is seen waiting for it: what it does, and what that may mean."""
-    nobody = "nobody waits for it" if seen.sockets else "it listens on no port, so who waits for it cannot be seen"
-    if seen.probe is not None and seen.probe.moved is not None:
-        nobody = f"{seen.probe.text}, and nobody waits"
-    supposed = diagnose(replace(_window(seen, None), watched=True, asked=seen.began, moved=seen.began)).verdict
+    nobody = "nobody waits for it" if seen.sockets else "it listens on no port that can be seen, so who waits for it is not known"
+    if seen.answered:
+        nobody = f"{whole.because}, and nobody waits for it"
+    supposed = diagnose(replace(_window(seen, None), watched=True, asked=seen.began, moved=seen.began)).verdict  # if somebody did
     usage = rates(seen.trees, seen.now, WINDOW_S)
-    since = seen.began
-    if supposed.kind in (Kind.STARVED, Kind.UNINTERRUPTIBLE):
-        because = supposed.because.partition(", ")[2]
-        return Judgement(supposed.kind, Verdict(supposed.kind, because, since), SURE, "the kernel says so of its threads")
-    if supposed.nature is Nature.SPINNING:
-        hottest = max(usage.values(), key=lambda used: used.run)
-        verdict = Verdict(
-            Kind.BUSY, f"{hottest.words} for all of {_span(seen.now - since)}; {nobody}", since, nature=Nature.SPINNING
-        )
-        return Judgement(
-            "runs all the time",
-            verdict,
-            OPEN,
-            "work and an endless loop look the same from outside; look at where it runs, and again later",
-        )
-    if supposed.nature is Nature.LOCKED:
-        verdict = Verdict(Kind.SUSPECT, f"{_locked(seen)}; {nobody}", since, nature=Nature.LOCKED)
-        return Judgement("locked", verdict, *_lock_certainty(seen))
-    if waited := [peer for peer in seen.peers if peer.silent_s is None or peer.silent_s >= SILENT_PEER_S]:
-        peer = waited[0]
-        silent = f", from where nothing came for {_span(peer.silent_s)}" if peer.silent_s is not None else ""
-        verdict = Verdict(Kind.UNKNOWN, f"{_threads(peer.threads)} for {peer.name}{silent}; {nobody}", since, nature=Nature.BLOCKED)
-        return Judgement(
-            "waits for somebody else",
-            verdict,
-            SURE,
-            "the kernel says so; whether an answer is due is not known: a worker that waits for its next job looks the same",
-        )
-    if whole.verdict.kind is Kind.BUSY:
-        return Judgement("busy", whole.verdict, SURE, "it was seen to answer")
     used = sum(each.run for each in usage.values())
-    doing = f"it uses {used:.2f} of a core" if used >= 0.01 else "it is idle"
-    return Judgement(
-        "nothing wrong is seen",
-        Verdict(Kind.HEALTHY, f"{doing}; {nobody}", since),
-        LIKELY if seen.sockets or seen.probe else OPEN,
-        _calm_why(seen),
-    )
+    late = [peer for peer in seen.peers if peer.late]
 
+    def verdict(kind: Kind, what: str) -> Verdict:
+        return Verdict(kind, f"{what}; {nobody}", seen.began, nature=supposed.nature if kind is not Kind.HEALTHY else Nature.NONE)
 
-def _calm_why(seen: Seen) -> str:
-    if seen.probe is not None and seen.probe.moved is not None:
-        return "it answers"
+    if supposed.kind in (Kind.STARVED, Kind.UNINTERRUPTIBLE):
+        return Judgement(supposed.kind, verdict(supposed.kind, supposed.because.partition(", ")[2]), SURE, KERNEL)
+    if supposed.nature is Nature.SPINNING:
+        hottest = max(usage.values(), key=lambda each: each.run)
+        told = verdict(Kind.BUSY, f"{hottest.words} for all of {_span(seen.now - seen.began)}")
+        return Judgement("runs all the time", told, OPEN, "work and an endless loop look the same from outside; see where it runs")
+    if supposed.nature is Nature.LOCKED:
+        return _locked(seen, verdict)
+    if late:
+        why = "the kernel says so; whether an answer is due is not known: a worker that waits for its next job looks the same"
+        return Judgement("waits for somebody else", verdict(Kind.UNKNOWN, late[0].words), SURE, why, peer=late[0])
+    moved = any(moved_between(before, after, seen.pids) for before, after in pairwise(seen.sockets))
+    doing = f"it uses {used:.2f} of a core" if used >= IDLE_RATIO else "it is idle"
+    if seen.answered or moved:
+        return Judgement("healthy", verdict(Kind.HEALTHY, doing), SURE, "it was seen to answer")
     if seen.sockets:
-        return "nobody asked it anything meanwhile; reviver diagnose --http URL does"
-    return "a program that should be doing something and waits for ever looks the same"
+        return Judgement(
+            "nothing wrong is seen", verdict(Kind.HEALTHY, doing), LIKELY, "nobody asked it meanwhile; --http URL does"
+        )
+    why = "a program that waits for ever for what will not come looks the same"
+    return Judgement("nothing wrong is seen", verdict(Kind.HEALTHY, doing), OPEN, why)
 
 
-def _locked(seen: Seen) -> str:
-    count = sum(len(process.threads) for process in seen.trees[-1].processes)
-    return f"all {count} threads wait for locks" if count > 1 else "its only thread waits for a lock"
-
-
-def _lock_certainty(seen: Seen) -> tuple[str, str]:
+def _locked(seen: Seen, verdict: Callable[[Kind, str], Verdict]) -> Judgement:
     count = sum(len(process.threads) for process in seen.trees[-1].processes)
     if count > 1:
-        return LIKELY, "a deadlock: no thread of it is left to release them, but a time limit or a signal may"
-    return OPEN, "a main thread that waits for a signal looks the same"
+        why = "no thread of it is left to release them, as in a deadlock; but a time limit or a signal may"
+        return Judgement("locked", verdict(Kind.SUSPECT, f"all {count} threads wait for locks"), LIKELY, why)
+    why = "a main thread that waits for a signal looks the same"
+    return Judgement("locked", verdict(Kind.SUSPECT, "its only thread waits for a lock"), OPEN, why)
 
 
-def _threads(count: int) -> str:
-    return f"{count} threads wait" if count > 1 else "a thread waits"
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _span(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < OLD_S else f"{seconds / 60:.0f} min"
+    return f"{seconds:.1f} s" if seconds < 2 * OLD_S else f"{seconds / 60:.0f} min"
 
 
 # --- what a person can do -------------------------------------------------------------------------------------------------------
@@ -307,68 +315,88 @@ class Advice:
 class Ways:
     """By what it can be acted upon.
 
-    program      its name under Reviver, "" for none; `unit` in systemd, `under` in supervisord
-    is_worker    the pid named is a child of a pre-fork server, `ask` the signal by which that server ends one worker
+    program    its name under Reviver, "" for none; `unit` in systemd, `under` in supervisord
+    forks      its server starts another worker for each that ends, and `ask` is the signal that ends one with a word to its client
+    is_worker  it is itself such a worker
+    node       its stack was not taken for being node's
+    again      the command that looks again
     """
 
     pid: int
-    program: str
-    unit: str
-    under: str
-    ask: str
+    program: str = ""
+    unit: str = ""
+    under: str = ""
+    forks: bool = False
+    ask: str = ""
+    is_worker: bool = False
     tracer: int = 0
+    node: bool = False
+    again: str = ""
 
 
-def advice(found: Judgement, ways: Ways, sight: str) -> tuple[Advice, ...]:
-    """Two to four commands that fit the verdict. Nothing of it has been done.
-
-    sight  how to look again
-    """
-    return tuple(_advice(found, ways, sight))[:4]
+def advice(found: Judgement, ways: Ways) -> tuple[Advice, ...]:
+    """Two to four commands that fit the verdict, the best first. Nothing of it has been done."""
+    return tuple(_advice(found, ways))[:ADVICE_LIMIT]
 
 
-def _advice(found: Judgement, ways: Ways, sight: str) -> Iterator[Advice]:
-    kind, pid = found.verdict.kind, found.pid or ways.pid
+def _advice(found: Judgement, ways: Ways) -> Iterator[Advice]:
+    kind, hung = found.verdict.kind, found.verdict.kind in _HUNG
     if ways.tracer:
-        yield Advice(f"ps -o pid,user,args -p {ways.tracer}", "who traces it: a debugger holds it as long as it likes")
+        yield Advice(f"ps -o pid,user,args -p {ways.tracer}", "who traces it: a debugger may hold it for as long as it likes")
     if kind is Kind.STOPPED:
-        yield Advice(f"kill -CONT {pid}", "lets it go on where it was stopped")
-    if found.verdict.scope is Scope.WORKER and kind in _BAD:
-        signal = ways.ask or "KILL"
-        reads = "its client reads an error" if ways.ask else "its client's connection is reset"
-        yield Advice(f"kill -{signal} {pid}", f"ends this worker alone: {reads}, and its parent starts another one")
-    if kind in (Kind.STARVED,):
-        yield Advice("ps -eo pid,user,pcpu,args --sort=-pcpu | head", "who takes the processors; killing this one cures nothing")
+        yield Advice(f"kill -CONT {_pids(found.workers or (ways.pid,))}", "lets it go on where it was stopped")
+    if kind is Kind.STARVED:
+        yield Advice(
+            "ps -eo pid,user,pcpu,args --sort=-pcpu | head", "who takes the processors; a restart of this one cures nothing"
+        )
     if kind is Kind.UNINTERRUPTIBLE:
         yield Advice(
-            "dmesg -T | tail",
-            "what the kernel says of the disk or the network file system; no signal reaches it before that answers",
+            "dmesg -T | tail", "what the kernel says of the disk or the network file system: no signal is heard before that answers"
         )
-    if found.headline == "waits for somebody else":
+    if found.peer is not None:
         yield Advice(
-            "ss -tnpo state established",
-            "its connections and who holds them; ask the other side, a restart here cures nothing there",
+            f"ss -tnp dst {found.peer.name}", "its connections there; a restart of this one cures nothing on the other side"
         )
-    if kind in _BAD - {Kind.STARVED, Kind.UNINTERRUPTIBLE, Kind.STOPPED}:
-        yield from _restart(ways)
+        if found.peer.pid:
+            yield Advice(f"reviver diagnose {found.peer.pid}", f"what the other side does: {found.peer.process}, on this host")
+    if ways.node and found.verdict.nature is Nature.SPINNING:
+        yield Advice(
+            f"{ways.again} --inspect", "names the function too; any user of this host could run code in it for those 0.2 s"
+        )
+    if hung and found.peer is None:
+        yield from _ending(found, ways)
+    yield Advice(ways.again, "looks again: a request that is over by then was only long")
     if ways.program:
-        yield Advice(f"reviver explain {ways.program}", "what Reviver saw, did, and will do next")
+        yield Advice(f"reviver explain {ways.program}", "what Reviver saw of it, what it did, and what comes next")
         yield Advice(f"reviver logs -n 50 {ways.program}", "what it wrote last")
-    yield Advice(sight, "look again: a request that is over by then was only long")
-    if not ways.program:
+    elif hung:
         yield Advice(
-            "reviver check", "once it stands in config.toml: whether Reviver can keep it alive, and relieve it when it hangs"
+            "reviver check", "once it stands in config.toml: whether Reviver can relieve it the next time, before customers notice"
         )
 
 
-def _restart(ways: Ways) -> Iterator[Advice]:
+def _ending(found: Judgement, ways: Ways) -> Iterator[Advice]:
+    workers = found.workers or ((ways.pid,) if ways.is_worker else ())
+    if workers and ways.forks:
+        reads = "the client reads an error" if ways.ask else "the client's connection is reset"
+        yield Advice(
+            f"kill -{ways.ask or 'KILL'} {_pids(workers)}", f"ends the hung worker alone: {reads}, and its parent starts another"
+        )
+    if workers and found.verdict.scope is Scope.WORKER:
+        return  # the others serve
+    lost = "stops it and starts it again; whoever waits is lost"
     if ways.program:
-        yield Advice(f"reviver restart {ways.program}", "where two can live, the new one is ready before this one goes")
-    elif ways.unit:
-        yield Advice(f"systemctl restart {ways.unit}", "stops it, and starts it again; who waits is lost")
-    elif ways.under:
-        yield Advice(f"supervisorctl restart {ways.under}", "stops it, and starts it again; who waits is lost")
-    else:
         yield Advice(
-            f"kill -KILL {ways.pid}", "ends it at once (a hung one does not hear SIGTERM); whoever started it has to start it again"
+            f"reviver restart {ways.program}", "replaces it: where two can live, the new one is ready before this one goes"
         )
+    elif ways.unit:
+        yield Advice(f"systemctl restart {ways.unit}", lost)
+    elif ways.under:
+        yield Advice(f"supervisorctl restart {ways.under}", lost)
+    elif not (workers and ways.forks):
+        who = "whoever started it has to start it again"
+        yield Advice(f"kill -KILL {ways.pid}", f"ends it at once (a hung one may not hear SIGTERM); {who}")
+
+
+def _pids(pids: tuple[int, ...]) -> str:
+    return " ".join(map(str, pids))
