@@ -49,6 +49,16 @@ def test_a_loop_that_calls_others_is_named_and_not_whom_it_calls() -> None:
     assert found.function == "apply"
 
 
+def test_a_function_that_is_entered_anew_is_the_loop_only_where_its_line_stands_in_one() -> None:
+    helper = Frame("share", f"{SHOP}/shop/money.py", 3)
+    thread = replace(spinning(*[(helper, LOOP, VIEW, SERVER)] * 5), renewed=((helper.file, helper.function),))
+    called = cause([thread], replace(CODE, straight=frozenset({(helper.file, 3)})))
+    looping = cause([thread], CODE)
+    assert called is not None
+    assert looping is not None
+    assert (called.function, looping.function) == ("apply", "share")
+
+
 def test_a_loop_in_a_library_is_blamed_on_the_program_that_called_it() -> None:
     library = Frame("match", "/venv/lib/python3.11/site-packages/regex/core.py", 7)
     standard = Frame("search", "/usr/lib/python3.11/re.py", 176)
@@ -195,3 +205,11 @@ def test_a_fatal_signal_is_named_by_faulthandlers_innermost_call() -> None:
 def test_an_oom_kill_is_no_plain_sigkill() -> None:
     assert summary(crash("killed by SIGKILL", (), CODE, oom=True)) == "killed by the kernel: out of memory"
     assert summary(crash("exit code 0", (), CODE, oom=True)) == "exit code 0"
+
+
+def test_what_a_program_calls_itself_never_reaches_a_terminal_as_it_is() -> None:
+    evil = Frame("apply\x1b[2J\u202e", LOOP.file, 41)
+    found = cause([spinning((evil, VIEW))], CODE)
+    assert found is not None
+    assert summary(found) == "loops in shop/coupons.py:41 apply?[2J?()"
+    assert summary(crash("exit code 1", (*TRACEBACK[:-2], "ValueError: \x1b]0;x\x07"), CODE)).startswith("ValueError: ?]0;x? in")

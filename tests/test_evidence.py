@@ -29,6 +29,12 @@ LOOP = "def total():\n    cents = 0\n    while True:\n        cents = cents\n\np
 LIMIT_S = 20.0  # for a loaded machine; nothing waits for it in peace
 
 
+@pytest.fixture(autouse=True)
+def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moments close to each other: what is looked at here never changes."""
+    monkeypatch.setattr(evidence, "MOMENT_S", 0.01)
+
+
 @contextmanager
 def running(folder: Path, code: str, *command: str, name: str = "shop.py") -> Iterator[int]:
     """A program in a folder of its own, whose first line of output says that it does what it does; ended afterwards."""
@@ -82,6 +88,18 @@ def test_take_of_an_endless_loop_names_its_function_and_keeps_a_private_file(tmp
     assert body["instance"] == "store:7"
     assert body["last_output"] == ["token=<redacted>"]
     assert {line["text"] for line in body["lines"]} <= {"while True:", "cents = cents"}
+
+
+def test_take_of_a_loop_names_it_and_not_the_function_that_it_calls_all_the_time(tmp_path: Path) -> None:
+    code = (
+        "from decimal import Decimal\n"
+        "def share(amount):\n    return (amount * Decimal('0.9')).quantize(Decimal('0.01'))\n"
+        "def total():\n    amount = Decimal(100)\n    while amount >= 0:\n        amount = share(amount)\n"
+        "print(flush=True)\ntotal()\n"
+    )
+    with running(tmp_path, code) as pid:
+        keys = {taken.cause.key for _ in range(3) if (taken := take(pid, tmp_path)).cause is not None}
+    assert keys == {"python:spinning:shop.py:total"}
 
 
 def test_take_of_threads_that_wait_for_a_peer_names_it(tmp_path: Path) -> None:
@@ -165,6 +183,34 @@ def test_take_of_a_tree_looks_at_the_process_that_runs(tmp_path: Path) -> None:
             os.kill(worker, signal.SIGKILL)
     assert taken.cause is not None
     assert taken.cause.key == "python:spinning:shop.py:total"
+
+
+def test_take_of_two_that_run_looks_at_the_one_that_owes_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "LATE_S", 0.0)
+    code = (
+        "import os, socket, sys, time\n"
+        "def report():\n    while True: pass\n"
+        "def total():\n    while True: pass\n"
+        "door = socket.create_server(('127.0.0.1', 0))\n"
+        "if not os.fork():\n    report()\n"
+        "if not os.fork():\n    customer, _ = door.accept()\n    customer.recv(9)\n    os.write(1, b'now\\n')\n    total()\n"
+        "os.write(1, b'%d\\n' % door.getsockname()[1])\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "shop.py").write_text(code)
+    with subprocess.Popen([sys.executable, str(tmp_path / "shop.py")], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        with socket.create_connection(("127.0.0.1", int(child.stdout.readline()))) as customer:
+            customer.sendall(b"hello")
+            child.stdout.readline()
+            workers = children_of(child.pid)
+            try:
+                taken = take(child.pid, tmp_path)
+            finally:
+                for pid in (*workers, child.pid):
+                    os.kill(pid, signal.SIGKILL)
+    assert taken.cause is not None
+    assert taken.cause.function == "total"
 
 
 def children_of(pid: int) -> list[int]:

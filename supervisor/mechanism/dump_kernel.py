@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from supervisor.mechanism.sockdiag import SockDiag, sockets_of
+from supervisor.mechanism.sockdiag import Connection, SockDiag, sockets_of
 
 THREADS_LIMIT = 500  # of a tree that are looked at: more tell nothing new, and each costs a read
 FDS_LIMIT = 2000  # descriptors of a process that are looked at
@@ -162,7 +162,7 @@ def oldest_waits_s(pids: Iterable[int]) -> dict[int, float]:
     asked = SockDiag()
     try:
         ports = {each.port for each in asked.listeners() if each.inode in owners}
-        waiting = [each for each in asked.connections(ports) if each.received and each.received_ms < each.sent_ms]
+        waiting = [each for each in asked.connections(ports) if _owes(each)]
     except OSError:
         return {}
     finally:
@@ -173,6 +173,12 @@ def oldest_waits_s(pids: Iterable[int]) -> dict[int, float]:
             pid = owners[each.inode]
             found[pid] = max(found.get(pid, 0.0), each.received_ms / 1000)
     return found
+
+
+def _owes(connection: Connection) -> bool:
+    """Whether the client spoke last. Both ages are the same where it asked as soon as it was connected, and nothing was answered."""
+    never = connection.received_ms == connection.sent_ms and connection.acked <= _SYN_BYTES
+    return connection.received > 0 and (connection.received_ms < connection.sent_ms or never)
 
 
 def _expects(connection: Socket) -> bool:

@@ -57,10 +57,14 @@ class Node:
         with contextlib.closing(_Inspector(port, until)) as inspector:
             request = ""
             while True:
-                frames = inspector.pause()
-                request = request or inspector.request(frames)
-                inspector.call("Debugger.resume")
-                yield (Stack(pid, inspector.stack(frames), request=request),)
+                try:
+                    frames = inspector.pause()
+                    request = request or inspector.request(frames)
+                    inspector.call("Debugger.resume")
+                    stack = Stack(pid, inspector.stack(frames), request=request)
+                except (KeyError, TypeError):
+                    raise DumpError("this version of node answers in a form that is not known") from None
+                yield (stack,)
 
 
 def _open(pid: int, until: float) -> int:
@@ -121,9 +125,7 @@ class _Inspector:
         while True:
             message = self._receive()
             if message.get("id") == number:
-                result = message.get("result", {})
-                assert isinstance(result, dict)
-                return result
+                return dict(message.get("result", {}))
             self._note(message)
 
     def close(self) -> None:
@@ -195,9 +197,7 @@ class _Inspector:
                     raise DumpError("node's inspector ended the session")
                 body = self._read(size)
                 if head[0] & 0x0F == _TEXT:
-                    message = json.loads(body)
-                    assert isinstance(message, dict)
-                    return message
+                    return dict(json.loads(body))
         except TimeoutError:
             raise DumpError("node does not pause: it waits outside of its program's code") from None
         except (OSError, ValueError) as problem:

@@ -1,8 +1,8 @@
 """The stacks of Python processes, by py-spy, and the request in flight from the WSGI environ or ASGI scope among the locals.
 
 Starts py-spy, reads /proc/PID/mem. py-spy pauses the target for some milliseconds; where a thread is stopped, traced or in
-uninterruptible sleep it is asked not to (it would freeze the others until it is killed). Locals are read once, for the request alone:
-they carry secrets, and nothing of them but method, path and parameters' names is kept.
+uninterruptible sleep it is asked not to (it would freeze the others until it is killed). Local variables carry secrets: nothing of them is
+kept but the method, path and parameters' names of a request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from supervisor.policy.cause import Frame
 
 LIMIT_S = 1.0  # for one dump: warm it takes 10 to 30 ms
 TRIES = 3  # of one moment: a stack that moves is read wrongly up to half the time
-LOCALS = ("-l",) * 24  # one would cut a dict at 128 characters
+LOCALS = ("-l",) * 24  # one would cut a dict at 128 characters, and tells the objects' addresses as well
 FRAMES_LIMIT = 200  # of one stack, innermost first: an endless recursion tells no more
 QUERY_LIMIT_BYTES = 4096
 _BYTES_SIZE_AT, _BYTES_DATA_AT = 16, 32  # of a bytes object in CPython's memory: ob_size, ob_sval
@@ -53,9 +53,12 @@ class Python:
         tool = _tool()
         options: tuple[str, ...] = LOCALS
         while True:
-            dump = _dump(tool, pid, options, until)
-            yield tuple(_stack(pid, thread) for thread in dump)
-            options = ()
+            try:
+                stacks = tuple(_stack(pid, thread) for thread in _dump(tool, pid, options, until))
+            except (KeyError, TypeError):
+                raise DumpError("this version of py-spy answers in a form that is not known") from None
+            yield stacks
+            options = LOCALS[:1]
 
 
 def _tool() -> str:
@@ -70,13 +73,15 @@ def _tool() -> str:
 def _dump(tool: str, pid: int, options: tuple[str, ...], until: float) -> list[dict[str, Any]]:
     """One dump as py-spy gives it: a list of threads. Raises DumpError when several tries failed."""
     problem = "there was no time left for a dump"
-    for _ in range(TRIES):
+    for number in range(TRIES):
         left_s = until - time.monotonic()
         if left_s <= 0:
             break
         careful = ("--nonblocking",) if set(states(pid).values()) & set("DTt") else ()
+        locals_ = options if number < TRIES - 1 else ()  # the last try reads as little as it can
+        command = (tool, "dump", "--json", *locals_, *careful, "--pid", str(pid))
         try:
-            threads = json.loads(run((tool, "dump", "--json", *options, *careful, "--pid", str(pid)), pid, min(LIMIT_S, left_s)))
+            threads = json.loads(run(command, pid, min(LIMIT_S, left_s)))
         except (DumpError, ValueError) as failed:
             problem = f"py-spy: {failed}"
             continue
@@ -89,7 +94,8 @@ def _dump(tool: str, pid: int, options: tuple[str, ...], until: float) -> list[d
 def _stack(pid: int, thread: dict[str, Any]) -> Stack:
     frames = thread["frames"][:FRAMES_LIMIT]
     calls = tuple(Frame(frame["name"], frame["filename"], frame["line"]) for frame in frames)
-    return Stack(thread["os_thread_id"] or pid, calls, thread["thread_name"] or "", _request(pid, frames))
+    objects = tuple(tuple(local["addr"] for local in frame.get("locals") or ()) for frame in frames)
+    return Stack(thread["os_thread_id"] or pid, calls, thread["thread_name"] or "", _request(pid, frames), objects)
 
 
 def _request(pid: int, frames: list[dict[str, Any]]) -> str:

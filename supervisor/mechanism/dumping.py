@@ -31,12 +31,17 @@ class DumpError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One thread's stack at one moment; `request` is what it serves, where that shows, with all values redacted."""
+    """One thread's stack at one moment.
+
+    request  what it serves, where that shows, with all values redacted
+    objects  for each frame the addresses of its variables' objects; () where they are not known
+    """
 
     tid: int
     frames: Frames
     name: str = ""
     request: str = ""
+    objects: tuple[tuple[int, ...], ...] = ()
 
 
 Snapshot = tuple[Stack, ...]

@@ -24,10 +24,10 @@ from supervisor.mechanism.dump_kernel import KernelThread, Socket
 from supervisor.mechanism.dump_native import Native
 from supervisor.mechanism.dump_node import Node
 from supervisor.mechanism.dump_python import Python
-from supervisor.mechanism.dumping import DumpError, Snapshot, Snapshots, Taker
+from supervisor.mechanism.dumping import DumpError, Snapshot, Snapshots, Stack, Taker
 from supervisor.mechanism.redaction import hide
 from supervisor.model import InstanceId
-from supervisor.policy.cause import BUSY_RATIO, Cause, Code, Thread, cause, packages, summary
+from supervisor.policy.cause import BUSY_RATIO, Cause, Code, Frame, Thread, cause, packages, summary
 from supervisor.policy.cause import crash as named_crash
 
 LIMIT_S = 2.4  # in all: policy does not wait for evidence longer than 3 s
@@ -88,7 +88,8 @@ def take(subject: Subject, state_dir: str, takers: Sequence[Taker] = TAKERS) -> 
     found = collect(subject.pid, until, takers)
     if not found.kernel:
         return Taken("")
-    named = cause(found.threads, Code(subject.directories, packages(subject.command)), subject.release)
+    straight = origin.straight(_renewed_places(found.threads), found.kernel[0].pid)
+    named = cause(found.threads, Code(subject.directories, packages(subject.command), straight), subject.release)
     line = summary(named) if named is not None else _line(found.kernel)
     lines = origin.lines(named, found.kernel[0].pid, until) if named is not None else []
     body = {
@@ -212,7 +213,28 @@ def _thread(seen: KernelThread, busy: float, peers: tuple[str, ...], stacks: _Se
         return thread
     own = [stack for snapshot in stacks.snapshots for stack in snapshot if stack.tid == seen.tid]
     request = next((stack.request for stack in own if stack.request), "")
-    return replace(thread, runtime=stacks.runtime, moments=tuple(stack.frames for stack in own), request=request)
+    moments = tuple(stack.frames for stack in own)
+    return replace(thread, runtime=stacks.runtime, moments=moments, request=request, renewed=_renewed(own))
+
+
+def _renewed_places(threads: list[Thread]) -> set[tuple[str, int]]:
+    """Lines of functions that were entered anew: what has to be known of them is whether they stand in a loop."""
+    calls = {(thread.tid, call) for thread in threads for call in thread.renewed}
+    frames = ((thread.tid, frame) for thread in threads for frames in thread.moments for frame in frames)
+    return {(frame.file, frame.line) for tid, frame in frames if (tid, (frame.file, frame.function)) in calls}
+
+
+def _renewed(stacks: list[Stack]) -> tuple[tuple[str, str], ...]:
+    """Functions that were entered anew between two moments: at the same line, with other objects in their variables."""
+    before: dict[Frame, list[tuple[int, ...]]] = {}
+    found = set()
+    for stack in stacks:
+        now: dict[Frame, list[tuple[int, ...]]] = {}  # a list: a recursion stands on the stack more than once
+        for frame, objects in zip(stack.frames, stack.objects, strict=False):
+            if objects:
+                now.setdefault(frame, []).append(objects)
+        found |= {(frame.file, frame.function) for frame, objects in now.items() if before.setdefault(frame, objects) != objects}
+    return tuple(sorted(found))
 
 
 def _line(threads: list[KernelThread]) -> str:

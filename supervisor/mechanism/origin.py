@@ -5,9 +5,11 @@ Reads the file, runs git. For a lane: bounded in time and size, and silent where
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from supervisor.mechanism import tree
@@ -19,6 +21,8 @@ LINES_LIMIT = 12
 TEXT_LIMIT = 160  # characters of one line
 BLAME_S = 0.6  # git blame of one file with a long history may take seconds
 SLACK_S = 0.05  # a start is told in ticks of 10 ms, a change by a clock of 4 ms
+PLACES_LIMIT = 200
+_LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -41,6 +45,28 @@ def lines(cause: Cause, pid: int, until: float) -> list[Line]:
     texts = _texts(cause.path, pid)
     commits = _commits(cause.path, numbers, until) if texts else {}
     return [Line(number, _text(texts, number), commits.get(number, "")) for number in numbers]
+
+
+def straight(places: Iterable[tuple[str, int]], pid: int) -> frozenset[tuple[str, int]]:
+    """Those of these lines (file, number) of Python that stand in no loop. What cannot be read or parsed is not known to.
+
+    pid  as above
+    """
+    wanted = sorted(places)[:PLACES_LIMIT]
+    loops = {path: _loops(path, pid) for path in dict.fromkeys(path for path, _ in wanted)}
+    return frozenset((path, line) for path, line in wanted if (found := loops[path]) is not None and line not in found)
+
+
+def _loops(path: str, pid: int) -> set[int] | None:
+    """The lines within loops and comprehensions of a Python file; None when that is not known."""
+    try:
+        parsed = ast.parse("\n".join(_texts(path, pid))) if path.endswith(".py") else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # another version's grammar; a file made to break parsers
+        return None
+    if parsed is None or not parsed.body:
+        return None
+    spans = (each for each in ast.walk(parsed) if isinstance(each, _LOOPS))
+    return {line for each in spans for line in range(each.lineno, (each.end_lineno or each.lineno) + 1)}
 
 
 def _text(texts: list[str], number: int) -> str:

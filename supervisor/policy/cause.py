@@ -8,10 +8,11 @@ number and no release, so that it survives edits above it and is counted across 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from supervisor.model import Nature
+from supervisor.policy.values import replace
 from supervisor.servers import SERVERS
 
 BUSY_RATIO = 0.7  # of the time a process's threads ran or wanted to: below it the process waits
@@ -23,7 +24,7 @@ SOURCES_ELSEWHERE = ("./", "../")  # where a distribution built its C library
 SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".jar", ".rb", ".sh")  # words of a command with a dot that name no package
 MODULE_OPTIONS = ("-m", "-A", "--app")  # whose value names a module: Python's, celery's and flask's
 SUMMARY_LIMIT = 300  # characters: it stands in messages to telephones
-ERROR_LIMIT = 200
+NAME_LIMIT = 200  # of a function, a file or an error
 AFTERMATH_LINES = 10  # that a server writes after the traceback of what ends it
 MEMORY = "killed by the kernel: out of memory"
 
@@ -52,6 +53,7 @@ class Thread:
     peers     whom it waits for, as "10.0.0.5:5432"
     moments   its stack at each moment, innermost call first; () where no stack could be taken
     request   what it serves, with all values redacted: "GET /checkout?coupon=<redacted>"
+    renewed   functions (file, name) whose variables were other objects at another moment, at the same line
     """
 
     pid: int
@@ -63,14 +65,19 @@ class Thread:
     peers: tuple[str, ...] = ()
     moments: tuple[Frames, ...] = ()
     request: str = ""
+    renewed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Where the program's own code is: beneath its directory (as written, and resolved), or in the packages that its command names."""
+    """Where the program's own code is: beneath its directory (as written, and resolved), or in the packages that its command names.
+
+    straight  lines (file, number) that are known to stand in no loop
+    """
 
     directories: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    straight: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +150,11 @@ def crash(words: str, output: Sequence[str], code: Code, release: str = "", oom:
     if oom and "SIGKILL" in words:
         return Cause(f"crash:{MEMORY}", Nature.NONE, "", "", "", (), release=release, error=MEMORY)
     error, frames = traceback(output)
+    error = _clean(error)
     if not frames or error.startswith(_FATAL) != words.startswith("killed"):  # else it was survived, and logged
         return Cause(f"crash:{words}", Nature.NONE, "", "", "", (), release=release, error=words)
     frame = min(frames, key=lambda each: _rank(each, code))
-    function, file = _plain(frame.function), relative(frame.file, code)
+    function, file = _named(frame, code)
     key = f"python:crash:{file}:{function}:{error.partition(':')[0]}"
     return Cause(key, Nature.NONE, "python", file, function, (frame.line,), frame.file, release, error=error)
 
@@ -190,7 +198,7 @@ def summary(found: Cause) -> str:
 
 def _line(text: str, found: Cause) -> str:
     release = f"release {found.release}" if found.release else ""
-    return ", ".join(part for part in (text[:ERROR_LIMIT], found.request, release) if part)[:SUMMARY_LIMIT]
+    return ", ".join(part for part in (text, found.request, release) if part)[:SUMMARY_LIMIT]
 
 
 def packages(command: Sequence[str]) -> tuple[str, ...]:
@@ -244,7 +252,11 @@ def _company(spot: _Spot, spots: Sequence[_Spot]) -> int:
 
 
 def _spot(thread: Thread, code: Code) -> _Spot | None:
-    """The innermost function common to all moments, the program's own before any other."""
+    """The innermost function common to all moments, the program's own before any other.
+
+    A function that a loop calls over and over may stand on the stack at every moment too. It is not the loop when its line is in none, and
+    its variables were other objects before: it was entered anew.
+    """
     moments = [frames for frames in thread.moments if frames]
     if not moments:
         return None
@@ -252,9 +264,18 @@ def _spot(thread: Thread, code: Code) -> _Spot | None:
     lasting = [frame for frame in moments[-1] if _call(frame) in common]
     if not lasting:
         return None
-    frame = min(lasting, key=lambda each: _rank(each, code))  # the first of the lowest rank is the innermost
-    lines = {line for frames in moments if (line := _line_in(frames, frame))}
-    return _Spot(thread, frame, tuple(sorted(lines)), _rank(frame, code))
+    rank = min(_rank(frame, code) for frame in lasting)
+    spots = [_Spot(thread, frame, _lines_in(moments, frame), rank) for frame in lasting if _rank(frame, code) == rank]
+    return next((spot for spot in spots if not _is_called_in_a_loop(spot, code)), spots[0])
+
+
+def _is_called_in_a_loop(spot: _Spot, code: Code) -> bool:
+    return _call(spot.frame) in spot.thread.renewed and all((spot.frame.file, line) in code.straight for line in spot.lines)
+
+
+def _lines_in(moments: Sequence[Frames], frame: Frame) -> tuple[int, ...]:
+    """All lines of a function that were seen, in order."""
+    return tuple(sorted({line for frames in moments if (line := _line_in(frames, frame))}))
 
 
 def _line_in(frames: Iterable[Frame], wanted: Frame) -> int:
@@ -275,8 +296,14 @@ def _rank(frame: Frame, code: Code) -> int:
     return 0 if any(_beneath(frame.file, directory) for directory in code.directories) else 1
 
 
-def _plain(function: str) -> str:
-    return function.replace(".<locals>", "")
+def _named(frame: Frame, code: Code) -> tuple[str, str]:
+    """(function, file) as people and keys name them."""
+    return _clean(frame.function.replace(".<locals>", "")), _clean(relative(frame.file, code))
+
+
+def _clean(text: str) -> str:
+    """A name from a program's memory or output as it may stand on a terminal: printable, and not too long."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:NAME_LIMIT])
 
 
 def _traced(line: str) -> Frame | None:
@@ -295,6 +322,6 @@ def _beneath(file: str, directory: str) -> bool:
 
 def _name(spot: _Spot, nature: Nature, code: Code, release: str) -> Cause:
     frame, thread = spot.frame, spot.thread
-    function, file = _plain(frame.function), relative(frame.file, code)
+    function, file = _named(frame, code)
     key = f"{thread.runtime}:{nature}:{file}:{function}"
     return Cause(key, nature, thread.runtime, file, function, spot.lines, frame.file, release, thread.request)
