@@ -134,6 +134,17 @@ def test_a_peer_is_to_blame_only_when_every_thread_that_serves_waits_for_it() ->
     assert (found.peers, found.outside) == (("10.0.0.5:5432",), "")
 
 
+def test_an_event_loop_that_waits_is_told_by_its_peer() -> None:
+    loop = (
+        Frame("EpollSelector.select", "/usr/lib/python3.11/selectors.py", 468),
+        Frame("<module>", f"{SHOP}/.venv/bin/uvicorn", 8),
+    )
+    found = cause([waiting(loop, peers=("10.0.0.5:5432",))], CODE)
+    assert found is not None
+    assert found.key == "python:blocked:selectors.py:EpollSelector.select:10.0.0.5:5432"
+    assert summary(found) == "waits in selectors.py:468 EpollSelector.select() for 10.0.0.5:5432"
+
+
 def test_threads_on_a_lock_are_told_so() -> None:
     found = cause([waiting((LOOP, VIEW), tid=tid, locked=True) for tid in (1, 2)], CODE)
     assert found is not None

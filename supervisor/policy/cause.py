@@ -17,7 +17,8 @@ from supervisor.servers import SERVERS
 
 BUSY_RATIO = 0.7  # of the time a process's threads ran or wanted to: below it the process waits
 INSTALLED = ("/site-packages/", "/dist-packages/", "/node_modules/")  # packages that somebody else wrote, or the program installed
-STANDARD = ("/lib/python", "/lib64/python", ".so", "<frozen ", "node:")  # runtimes' and systems' own files
+STANDARD_FOLDERS = ("/lib/python", "/lib64/python")
+STANDARD = (*STANDARD_FOLDERS, ".so", "<frozen ", "node:")  # runtimes' and systems' own files
 JAVA = ("java.", "javax.", "jdk.", "sun.", "com.sun.", "jakarta.", "kotlin.", "scala.")  # Java's own packages, and
 JAVA_SERVERS = ("org.apache.", "org.eclipse.", "org.springframework.", "io.netty.", "io.undertow.")  # those of its servers
 SOURCES_ELSEWHERE = ("./", "../")  # where a distribution built its C library
@@ -137,6 +138,8 @@ def cause(threads: Sequence[Thread], code: Code, release: str = "") -> Cause | N
     serving = [spot for spot in spots if spot.rank == told.rank and not _idles(spot)]
     outside = peers[0] if len(peers) == 1 and all(spot.thread.peers == peers for spot in serving) else ""
     waiting = _name(told, Nature.BLOCKED, code, release)
+    if told.rank == 2 and outside:  # an event loop: what it waits for is all that tells one hang from another
+        waiting = replace(waiting, key=f"{waiting.key}:{outside}")
     return replace(waiting, threads=_company(told, spots), peers=peers, outside=outside)
 
 
@@ -225,6 +228,9 @@ def relative(file: str, code: Code) -> str:
     for folder in INSTALLED:
         if folder in file:
             return file.rpartition(folder)[2]
+    for folder in STANDARD_FOLDERS:
+        if folder in file:
+            return file.rpartition(folder)[2].partition("/")[2]  # after the version's number
     return file
 
 
@@ -291,6 +297,8 @@ def _rank(frame: Frame, code: Code) -> int:
         return 0 if relative(frame.file, code).partition("/")[0].removesuffix(".py") in code.packages else 2
     if any(sign in frame.file for sign in STANDARD) or frame.file.startswith(SOURCES_ELSEWHERE):
         return 2
+    if frame.function == "<module>" and frame.file.rpartition("/")[0].endswith("/bin"):
+        return 2  # a server's own command
     if frame.file.endswith(".java") and frame.function.startswith(JAVA + JAVA_SERVERS):
         return 2
     return 0 if any(_beneath(frame.file, directory) for directory in code.directories) else 1
