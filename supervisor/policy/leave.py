@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from supervisor.model import Act, Effect, Instance, Preflight, Program, Retirement, State
 from supervisor.policy import instance as one
+from supervisor.policy import worker
 from supervisor.policy.clock import Clock
 from supervisor.policy.wanted import World, alone, counts, excused, leaving, may_leave, ready, stale, suspects, wanted
 
@@ -64,11 +65,7 @@ def _stale_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
     if any(not stale(program, suspect) for suspect in suspects(program)):
         return None
     for instance in old:
-        why = (
-            "a restart was asked for"
-            if instance.replace
-            else f"build {program.build.number} takes the place of build {instance.build}"
-        )
+        why = _why_stale(program, instance)
         if instance.state is State.STARTING and not (instance.relief and counts(program, instance)):
             return instance, why
         if alone(program):
@@ -77,6 +74,12 @@ def _stale_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
         elif _others_ready(program, instance) >= up and not (instance.relief and suspects(program)):
             return instance, why
     return None
+
+
+def _why_stale(program: Program, instance: Instance) -> str:
+    if not instance.replace:
+        return f"build {program.build.number} takes the place of build {instance.build}"
+    return "its workers hung again and again" if worker.worn(instance) else "a restart was asked for"
 
 
 def _surplus_to_go(program: Program, up: int) -> tuple[Instance, str] | None:

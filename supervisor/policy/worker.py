@@ -56,7 +56,7 @@ def settle(program: Program, instance: Instance, clock: Clock) -> tuple[Program,
         left.append(replace(worker, fresh=False, tries=worker.tries + 1, tried=clock.now))
         program = note(program, "worker.killed", _story(worker, signal), instance)
         if not worker.tries:
-            instance = _worn(replace(instance, workers_killed=(*instance.workers_killed, clock.now)), clock.now)
+            instance = _counted(instance, clock.now)
     return program, replace(instance, workers=tuple(left)), tuple(effects)
 
 
@@ -85,6 +85,12 @@ def _story(worker: Worker, signal: str) -> str:
     return f"worker {worker.pid} hangs for {spell(worker.seen - worker.moved)}: {worker.verdict.because}; SIG{signal} to it alone"
 
 
-def _worn(instance: Instance, now: float) -> Instance:
-    recent = tuple(at for at in instance.workers_killed if now - at < WORN_S)
-    return replace(instance, workers_killed=recent, replace=instance.replace or len(recent) >= WORN_KILLS)
+def worn(instance: Instance) -> bool:
+    """Whether so many of its workers hung within a while that another should stand in its place."""
+    return len(instance.workers_killed) >= WORN_KILLS
+
+
+def _counted(instance: Instance, now: float) -> Instance:
+    """One more worker of it was killed."""
+    counted = replace(instance, workers_killed=(*(at for at in instance.workers_killed if now - at < WORN_S), now))
+    return replace(counted, replace=instance.replace or worn(counted))
