@@ -6,6 +6,7 @@ policy was right. A later feature adds a rule: one more function in RULES.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -13,14 +14,21 @@ from supervisor.model import (
     Act,
     Answered,
     Applied,
+    Blame,
+    Build,
+    Demote,
     Effect,
     Event,
+    EvidenceTaken,
     Exited,
     Fleet,
+    Forget,
     Instance,
     InstanceId,
     Kill,
+    KillWorker,
     Kind,
+    Known,
     Look,
     Looked,
     Nature,
@@ -28,6 +36,8 @@ from supervisor.model import (
     Preflight,
     Preflighted,
     Program,
+    Promote,
+    Remember,
     RestartAsked,
     RestartWhen,
     ShutdownAsked,
@@ -44,6 +54,7 @@ from supervisor.model import (
     Tell,
     Wanted,
     Woke,
+    WorkerLooked,
 )
 from tests.sim.servers import Phase, Server, Site
 
@@ -56,6 +67,10 @@ QUIET_LOOKS = 8  # of looks that change nothing one in so many is settled a seco
 SLOW_START_LIMIT = 8
 ANSWERING = frozenset({Kind.HEALTHY, Kind.BUSY, Kind.OVERLOADED})
 HUNG = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
+SUSPICIOUS = HUNG | {Kind.SUSPECT, Kind.STOPPED}
+POISON_S = 3.0
+OUTSIDE_S = 300.0  # between two kills for one outside cause
+TWICE = 2
 
 Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
 
@@ -71,6 +86,7 @@ class Turn:
     wake: float | None
     now: float
     step: Step
+    touched: tuple[str, ...]  # the programs that this step changed
 
     def program(self, name: str) -> Program | None:
         """As it is after the step, or before it when the step took it away."""
@@ -95,6 +111,18 @@ class Past:
     commanded: float = 0.0
     slow_starts: int = 0  # in a row, killed because they were not ready in time
     lost: set[int] = field(default_factory=set)  # builds that were given up, and not asked for since
+    trusted: set[int] = field(default_factory=set)  # builds that were good once
+    retreated: set[str] = field(default_factory=set)  # causes for which it went back to the previous release
+    outside: dict[str, float] = field(default_factory=dict)  # when one was last killed for a peer
+
+
+@dataclass(slots=True)
+class Met:
+    """What truly came of a cause, as far as the supervisor was told."""
+
+    release: str = ""
+    proven: list[float] = field(default_factory=list)
+    passed: bool = False
 
 
 @dataclass(slots=True)
@@ -112,6 +140,9 @@ class Ledger:
     killed: dict[InstanceId, float] = field(default_factory=dict)
     looked: dict[InstanceId, Looked] = field(default_factory=dict)  # the newest that was delivered
     excused: dict[InstanceId, float] = field(default_factory=dict)
+    evidence: dict[InstanceId, EvidenceTaken] = field(default_factory=dict)  # of its present suspicion
+    demoted: set[InstanceId] = field(default_factory=set)
+    causes: dict[str, dict[str, Met]] = field(default_factory=dict)
     programs: dict[str, Past] = field(default_factory=dict)
     quiet_looks: int = 0
     kills: int = 0
@@ -120,13 +151,24 @@ class Ledger:
     def past(self, name: str) -> Past:
         return self.programs.setdefault(name, Past())
 
-    def new_life(self, now: float) -> None:
-        """A new supervisor knows numbers and incidents, nothing else."""
+    def of(self, id: InstanceId) -> Met | None:
+        """What came of this instance's cause."""
+        taken = self.evidence.get(id)
+        return self.causes.get(id.program, {}).get(taken.cause) if taken is not None else None
+
+    def new_life(self, memory: Mapping[str, Mapping[str, Known]]) -> None:
+        """A new supervisor knows numbers, incidents, and the causes that were written down; nothing else."""
         self.living.clear()
         self.spawned.clear()
         self.opened.clear()
         self.killed.clear()
+        self.evidence.clear()
+        self.demoted.clear()
         self.programs.clear()
+        self.causes = {
+            name: {key: Met(each.release, list(each.proven), bool(each.passed)) for key, each in known.items()}
+            for name, known in memory.items()
+        }
 
 
 # --- the ledger hears -----------------------------------------------------------------------------------------------------------
@@ -150,7 +192,8 @@ def hear(turn: Turn, ledger: Ledger) -> None:
             _hear_look(event, ledger, now)
         case Spared():
             _hear_look(event.look, ledger, now)
-            ledger.killed.pop(event.id, None)
+            if ledger.killed.pop(event.id, None) == ledger.past(event.id.program).outside.get(peer := _peer(event.id, ledger)):
+                ledger.past(event.id.program).outside.pop(peer, None)
         case StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
             ledger.past(event.program).commanded = now
             if isinstance(event, RestartAsked) and event.at_once:
@@ -163,12 +206,62 @@ def hear(turn: Turn, ledger: Ledger) -> None:
                 past.lost.clear()
         case _:
             pass
-    for name in _touched(turn):
+    _hear_causes(turn, ledger)
+    for name in turn.touched:
         program = turn.after.programs.get(name)
         if program is not None and (not target(program, turn.after) or not program.settings.relief.extra):
             ledger.pressed.update(i.id for i in program.instances if i.state is State.RETIRING)
         if program is not None and any(i.state is State.READY and i.ready == now for i in program.instances):
             ledger.past(name).slow_starts = 0
+        if program is not None and program.good is not None:
+            ledger.past(name).trusted.add(program.good.number)
+
+
+def _hear_causes(turn: Turn, ledger: Ledger) -> None:
+    """What the event says of causes: met, ended by itself, or proven."""
+    event = turn.event
+    if isinstance(event, EvidenceTaken | Exited | Looked | Spared) and (before := turn.instance(event.id)) is not None:
+        after = next((i for i in _instances(turn.after, event.id.program) if i.id == event.id), None)
+        known = ledger.of(event.id)
+        match event:
+            case EvidenceTaken() if event.cause and event.id in ledger.living:
+                ledger.evidence[event.id] = event
+                release = next((b.release for b in _builds(turn.before, event.id.program) if b.number == before.build), "")
+                met = ledger.causes.setdefault(event.id.program, {}).setdefault(event.cause, Met(release))
+                met.passed = met.passed or before.suspected is None
+            case Exited() if known is not None and before.state is State.KILLING and before.blame is Blame.HANG:
+                known.proven.append(turn.now)
+            case Exited() if known is not None and before.state is State.RETIRING and before.suspected is not None:
+                known.passed = True
+            case Looked() | Spared() if (
+                known is not None and before.state is State.SUSPECT and after is not None and not after.suspected
+            ):
+                known.passed = True
+            case _:
+                pass
+        if (
+            after is not None
+            and before.state is not State.SUSPECT
+            and after.state is State.SUSPECT
+            and not isinstance(event, Spared)
+        ):
+            ledger.evidence.pop(event.id, None)
+
+
+def _instances(fleet: Fleet, name: str) -> tuple[Instance, ...]:
+    program = fleet.programs.get(name)
+    return program.instances if program is not None else ()
+
+
+def _builds(fleet: Fleet, name: str) -> tuple[Build, ...]:
+    program = fleet.programs.get(name)
+    known = (program.build, program.good, program.previous) if program is not None else ()
+    return tuple(build for build in known if build is not None)
+
+
+def _peer(id: InstanceId, ledger: Ledger) -> str:
+    taken = ledger.evidence.get(id)
+    return taken.peer if taken is not None else ""
 
 
 def _hear_look(event: Looked, ledger: Ledger, now: float) -> None:
@@ -202,6 +295,14 @@ def _write(turn: Turn, ledger: Ledger) -> None:
                 if effect.id not in ledger.killed and (before := turn.instance(effect.id)) and before.state is State.STARTING:
                     ledger.past(effect.id.program).slow_starts += 1
                 ledger.killed[effect.id] = now
+                if _by_a_verdict(effect, turn) and (peer := _peer(effect.id, ledger)):
+                    ledger.past(effect.id.program).outside[peer] = now
+            case Demote():
+                ledger.demoted.add(effect.id)
+            case Promote():
+                ledger.demoted.discard(effect.id)
+            case Forget():
+                ledger.programs.pop(effect.program, None)
             case Tell():
                 ledger.told.add((effect.incident, effect.key, effect.step))
             case _:
@@ -251,7 +352,7 @@ def no_number_twice(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> st
 
 def nobody_is_forgotten(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """The fleet drops an instance only when the supervisor was told that it is gone."""
-    for name in _touched(turn):
+    for name in turn.touched:
         known = {i.id for p in (turn.after.programs.get(name),) if p is not None for i in p.instances}
         before = {i.id for p in (turn.before.programs.get(name),) if p is not None for i in p.instances}
         if lost := [str(gone) for gone in before - known if gone in ledger.living]:
@@ -267,7 +368,7 @@ def effects_name_the_living(turn: Turn, ledger: Ledger, sites: Mapping[str, Site
         match effect:
             case Spawn():
                 started.add(effect.id)
-            case Open() | Signal() | Kill() | Look() | TakeEvidence():
+            case Open() | Signal() | Kill() | KillWorker() | Demote() | Promote() | Look() | TakeEvidence():
                 if effect.id not in ledger.living and effect.id not in started:
                     return f"{type(effect).__name__} names {effect.id}, which is gone"
             case _:
@@ -338,18 +439,161 @@ def _unjust_hang(kill: Kill, server: Server, instance: Instance, program: Progra
     if hang.act is Act.TELL:
         return 'hang.act = "tell"'
     look = ledger.looked.get(kill.id)
-    if look is None or now - look.at > FRESH_S + EPSILON_S or look.since is None or look.verdict.kind not in HUNG:
-        return f"no fresh look proves anything: {look}"
+    if not isinstance(turn.event, Looked | Spared) or turn.event.id != kill.id:
+        return f"{type(turn.event).__name__} is no look at it"
+    poison = _poison(kill.id, program, turn, ledger)
+    if look is None or now - look.at > FRESH_S + EPSILON_S or look.since is None:
+        return f"no fresh look: {look}"
+    if look.verdict.kind not in (SUSPICIOUS if poison else HUNG):
+        return f"the look proves nothing: {look}"
     base_s = hang.blocked_s if look.verdict.nature is Nature.BLOCKED else hang.certain_s
     if base_s is None:
         return 'it is blocked, and hang.blocked = "off"'
     others = [i for i in turn.before.programs[program.settings.name].instances if i.id != kill.id]
     patience_s = base_s * (3.0 if any(i.state in (State.READY, State.STARTING) for i in others) else 1.0)
+    if poison and look.verdict.nature is Nature.SPINNING:
+        patience_s = min(POISON_S, patience_s)
     moved = max(server.still_since(look.at), ledger.excused.get(kill.id, 0.0))
     if look.at - moved < patience_s - EPSILON_S:
         return f"something moved {look.at - moved:.1f} s before the look, and the patience is {patience_s:.1f} s"
     if kill.unmoved_since is None:
         return "without a last look"
+    return ""
+
+
+def _poison(id: InstanceId, program: Program, turn: Turn, ledger: Ledger) -> bool:
+    """Whether it loops where a loop was proven before that never ended by itself, and holds all that could serve."""
+    met = ledger.of(id)
+    if met is None or not met.proven or met.passed:
+        return False
+    others = [i for i in turn.before.programs[id.program].instances if i.id != id]
+    if any(i.state in (State.READY, State.STARTING) for i in others):
+        return False
+    full = len(others) + 1 >= target(program, turn.after) + program.settings.relief.extra
+    reliefs = [at for at in ledger.past(id.program).reliefs if turn.now - at < RELIEF_WINDOW_S + EPSILON_S]
+    look = ledger.looked.get(id)
+    return full or len(reliefs) >= program.settings.relief.budget or (look is not None and not look.room)
+
+
+def _by_a_verdict(kill: Kill, turn: Turn) -> bool:
+    """Whether this is the first signal of a kill for a hang."""
+    before = turn.instance(kill.id)
+    after = next((i for i in _instances(turn.after, kill.id.program) if i.id == kill.id), None)
+    return after is not None and after.blame is Blame.HANG and (before is None or before.state is not State.KILLING)
+
+
+def one_kill_for_a_peer(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """Of all that wait for one outside peer, one is killed each five minutes."""
+    for effect in turn.effects:
+        if isinstance(effect, Kill) and _by_a_verdict(effect, turn) and (peer := _peer(effect.id, ledger)):
+            last = ledger.past(effect.id.program).outside.get(peer)
+            if last is not None and turn.now - last < OUTSIDE_S - EPSILON_S:
+                return f"{effect.id} is killed for {peer}, {turn.now - last:.1f} s after another"
+    return ""
+
+
+def workers_are_proven(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """A worker is killed by a fresh proof alone, and never while its instance is suspect."""
+    for effect in turn.effects:
+        if isinstance(effect, KillWorker) and (problem := _worker_unjust(effect, turn, sites[effect.id.program])):
+            return f"worker {effect.pid} of {effect.id} is killed: {problem}"
+    return ""
+
+
+def _worker_unjust(kill: KillWorker, turn: Turn, site: Site) -> str:
+    look, instance, program = turn.event, turn.instance(kill.id), turn.program(kill.id.program)
+    if not isinstance(look, WorkerLooked) or (look.id, look.pid, look.start_ticks) != (kill.id, kill.pid, kill.start_ticks):
+        return f"{type(look).__name__} is no look at it"
+    if instance is None or program is None or instance.state is not State.READY:
+        return "its instance is not ready"
+    if program.settings.hang.act is Act.TELL:
+        return 'hang.act = "tell"'
+    if turn.now - look.at > FRESH_S + EPSILON_S:
+        return f"by a look of {turn.now - look.at:.1f} s ago"
+    hang = program.settings.hang
+    patience_s = max(hang.worker_s, hang.blocked_s or math.inf) if look.verdict.nature is Nature.BLOCKED else hang.worker_s
+    if look.verdict.kind not in HUNG or look.at - look.since < patience_s - EPSILON_S:
+        return f"it was still for {look.at - look.since:.1f} s, and the patience is {patience_s:.1f} s"
+    return ""
+
+
+def demoted_are_promoted(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """A suspect gets its share of the processors back as soon as it is none any more."""
+    demoted = set(ledger.demoted)
+    for effect in turn.effects:
+        if isinstance(effect, Demote):
+            if effect.id in demoted:
+                return f"{effect.id} is demoted twice"
+            demoted.add(effect.id)
+        elif isinstance(effect, Promote):
+            demoted.discard(effect.id)
+    for id in demoted:
+        for instance in _instances(turn.after, id.program):
+            if instance.id == id and (instance.state is State.READY or (instance.state is State.RETIRING and instance.asked)):
+                return f"{id} is {instance.state.value}, and still demoted"
+    return ""
+
+
+def recurrence_is_true(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """A recurrence is told of a suspect, for a cause that was proven before and never ended by itself."""
+    for effect in turn.effects:
+        if isinstance(effect, Tell) and effect.key == "recurrence" and isinstance(turn.event, EvidenceTaken):
+            met, instance = ledger.of(turn.event.id), turn.instance(turn.event.id)
+            if met is None or not met.proven or met.passed:
+                return f"a recurrence is told, and the ledger has {met}"
+            if instance is None or instance.state in (State.STARTING, State.READY):
+                return f"a recurrence is told of {turn.event.id}, which is no suspect"
+    return ""
+
+
+def memory_is_true(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """What is remembered of causes is what happened, and each change of it is handed over to be kept."""
+    for name in turn.touched:
+        after = turn.after.programs.get(name)
+        causes = after.causes if after is not None else turn.after.causes.get(name, ())
+        before = turn.before.programs.get(name)
+        old = before.causes if before is not None else turn.before.causes.get(name, ())
+        if causes is old and not isinstance(turn.event, EvidenceTaken | Exited):
+            continue
+        changed = {known for known in causes if known not in old}
+        kept = {effect.known for effect in turn.effects if isinstance(effect, Remember) and effect.program == name}
+        if changed != kept:
+            return f"{name}: {changed} changed, and {kept} is kept"
+        truth = {key: (met.proven, met.passed) for key, met in ledger.causes.get(name, {}).items()}
+        if (told := {known.key: (list(known.proven), bool(known.passed)) for known in causes}) != truth:
+            return f"{name}: {told} is remembered, and {truth} is true"
+    return ""
+
+
+def retreats_are_just(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """Back to the previous release: once for a cause, after the second proof within a day, when it came with this one."""
+    event = turn.event
+    if not isinstance(event, Exited):
+        return ""
+    name = event.id.program
+    before, after, dead = turn.before.programs.get(name), turn.after.programs.get(name), turn.instance(event.id)
+    if before is None or after is None or dead is None or before.trial is not None or after.build == before.build:
+        return ""
+    past, met, taken = ledger.past(name), ledger.of(event.id), ledger.evidence.get(event.id)
+    if met is None or taken is None or len(met.proven) < TWICE or met.release != before.build.release or met.release == "":
+        return f"{name} goes back from release {before.build.release}, and the ledger has {met}"
+    if dead.build != before.build.number:
+        return f"{name} gives up build {before.build.number} for a hang of build {dead.build}"
+    if taken.cause in past.retreated:
+        return f"{name} goes back twice for {taken.cause}"
+    if after.build.number not in past.trusted:
+        return f"{name} goes back to build {after.build.number}, which was never trusted"
+    past.retreated.add(taken.cause)
+    return ""
+
+
+def room_is_needed(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """No relief is started while the newest looks at all suspects say that the host has no memory for it."""
+    for effect in turn.effects:
+        if isinstance(effect, Spawn) and _relieves(effect.id, after := turn.after.programs[effect.id.program], turn, stale=False):
+            suspects = [ledger.looked.get(i.id) for i in after.instances if i.state is State.SUSPECT]
+            if suspects and all(look is not None and not look.room for look in suspects):
+                return f"{effect.id} is started as a relief, and the host has no memory for it"
     return ""
 
 
@@ -390,7 +634,7 @@ def _replaced(instance: Instance, program: Program) -> bool:
 
 
 def what_waits_is_armed(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
-    for name in _touched(turn):
+    for name in turn.touched:
         program = turn.after.programs.get(name)
         if program is None:
             continue
@@ -425,9 +669,9 @@ def settled_is_settled(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) ->
 
 def ready_falls_for_a_reason(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """The number of ready instances falls only by an exit, a look, a command, or where one must leave before the next may start."""
-    if isinstance(turn.event, _COMMANDS | Exited | SpawnFailed | Looked):
+    if isinstance(turn.event, _COMMANDS | Exited | SpawnFailed | Looked | WorkerLooked):
         return ""
-    for name in _touched(turn):
+    for name in turn.touched:
         before, after = turn.before.programs.get(name), turn.after.programs.get(name)
         if before is None or after is None or turn.after.draining:
             continue
@@ -444,7 +688,7 @@ def one_leaves_at_a_time(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) 
     """Whatever leaves by a decision of the supervisor's own leaves enough that serve."""
     if isinstance(turn.event, _COMMANDS):
         return ""
-    for name in _touched(turn):
+    for name in turn.touched:
         before, after = turn.before.programs.get(name), turn.after.programs.get(name)
         if before is None or after is None or not target(after, turn.after):
             continue
@@ -547,7 +791,7 @@ def _kills(turn: Turn, wanted: InstanceId) -> bool:
 
 def lost_stays_lost(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """A build that was given up is never chosen again unasked."""
-    for name in _touched(turn):
+    for name in turn.touched:
         before, after = turn.before.programs.get(name), turn.after.programs.get(name)
         if before is None or after is None:
             continue
@@ -596,9 +840,8 @@ def resting_rests(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     return ""
 
 
-def _touched(turn: Turn) -> tuple[str, ...]:
-    """The programs that this step changed."""
-    before, after = turn.before.programs, turn.after.programs
+def touched(before: Mapping[str, Program], after: Mapping[str, Program]) -> tuple[str, ...]:
+    """The programs that a step changed."""
     return tuple(name for name in {**before, **after} if before.get(name) is not after.get(name))
 
 
@@ -622,6 +865,13 @@ RULES: tuple[Rule, ...] = (
     lost_stays_lost,
     drains_in_order,
     resting_rests,
+    one_kill_for_a_peer,
+    workers_are_proven,
+    demoted_are_promoted,
+    recurrence_is_true,
+    memory_is_true,
+    retreats_are_just,
+    room_is_needed,
     settled_is_settled,
 )
 

@@ -17,8 +17,8 @@ from supervisor.model import (
     State,
     Wanted,
 )
-from tests.sim.plan import bad_behaviour
-from tests.sim.servers import Phase, Request, Server, Site, Sort
+from tests.sim.plan import COUPON, bad_behaviour
+from tests.sim.servers import LOCK, RETRIES, Phase, Request, Server, Site, Sort
 from tests.sim.world import Config, World
 
 CALM_OPERATOR_S = 5.0
@@ -39,8 +39,10 @@ class Mischief:
             "stop": self._stop,
             "wedge": self._wedge,
             "poison": self._poison,
+            "worker": self._worker,
             "report": self._report,
             "database": self._database,
+            "memory": self._memory,
             "starve": self._starve,
             "blind": self._blind,
             "operator": self._operate,
@@ -110,26 +112,48 @@ class Mischief:
     def _poison(self) -> None:
         sort = self._random.choice((Sort.POISON, Sort.POISON, Sort.LOCK))
         site = self._site()
+        apart_s = self._random.choice((0.0, 3.0))
         self._log(sort, site.name)
-        for _ in range(self._random.choice((1, 1, 2, 4))):
-            site.arrive(Request(sort, 0.0, False, self._world.agenda.now))
+        for index in range(self._random.choice((1, 1, 2, 4))):
+            self._world.agenda.after(index * apart_s, self._bite, site, sort)
+
+    def _bite(self, site: Site, sort: Sort) -> None:
+        if not self._world.calm:
+            cause = COUPON if sort is Sort.POISON else LOCK
+            site.arrive(Request(sort, 0.0, False, self._world.agenda.now, cause=cause))
+
+    def _worker(self) -> None:
+        site = self._site()
+        sort, cause = self._random.choice(((Sort.POISON, COUPON), (Sort.LOCK, LOCK)))
+        self._log("worker", site.name)
+        site.arrive(Request(sort, 0.0, False, self._world.agenda.now, RETRIES, cause))
 
     def _report(self) -> None:
         site = self._site()
         self._log("reports", site.name)
+        cause = self._world.programs[site.name].report
         for _ in range(self._random.choice((1, 2))):
-            site.arrive(Request(Sort.REPORT, self._random.uniform(1.5, 8.0), False, self._world.agenda.now))
+            site.arrive(Request(Sort.REPORT, self._random.uniform(1.5, 8.0), False, self._world.agenda.now, cause=cause))
 
     def _database(self) -> None:
         self._log("database down")
         for site in self._world.sites.values():
             site.set_database(False)
-        self._world.agenda.after(self._random.uniform(3.0, 50.0), self._database_up)
+        lasts_s = self._random.uniform(3.0, 50.0) if self._random.random() < 0.7 else self._random.uniform(60.0, 150.0)
+        self._world.agenda.after(lasts_s, self._database_up)
 
     def _database_up(self) -> None:
         self._log("database up")
         for site in self._world.sites.values():
-            site.set_database(True)
+            site.set_database(True, half_open=0.0 if self._world.calm else 0.4)
+
+    def _memory(self) -> None:
+        self._log("memory full")
+        self._world.room = False
+        self._world.agenda.after(self._random.uniform(2.0, 40.0), self._memory_again)
+
+    def _memory_again(self) -> None:
+        self._world.room = True
 
     def _starve(self) -> None:
         self._log("host sick")
@@ -207,7 +231,8 @@ class Mischief:
         self._count += 1
         good = world.programs[name].behaviour
         directory = f"/srv/{name}/r{self._count}"
-        world.behaviours[directory] = bad_behaviour(self._random, good, world.config[name].settings.health.start_s) if bad else good
+        start_s = world.config[name].settings.health.start_s
+        world.behaviours[directory] = bad_behaviour(self._random, good, start_s, f"r{self._count}") if bad else good
         self._log("release", (directory, world.behaviours[directory]))
         config = world.config[name]
         config.directory = directory
@@ -228,6 +253,7 @@ class Calm:
         self._world = world
         world.calm = True
         world.sick = False
+        world.room = True
         world.blind_until = 0.0
         world.processors.set_health(1.0)
         world.tell("# calm", "")
@@ -275,7 +301,11 @@ class Calm:
                 fixed = replace(world.config[name].settings, launch=plan.settings.launch)
                 world.config[name] = Config(fixed, plan.directory)
                 world.apply()
-            if program.settings.hang.act == "tell" and any(i.state is State.SUSPECT for i in program.instances):
+            suspected = any(i.state is State.SUSPECT for i in program.instances)
+            half_open = any(
+                server.half_open for server in world.sites[name].servers.values()
+            )  # one is tried each five minutes, or none
+            if suspected and (program.settings.hang.act == "tell" or half_open):
                 world.post(RestartAsked(name, at_once=True))
         world.agenda.after(CALM_OPERATOR_S, self._operate)
 
@@ -294,6 +324,8 @@ def not_converged(world: World) -> str:
     if not world.up:
         return "no supervisor"
     for name, program in world.fleet.programs.items():
+        if program.instances and world.behaviours[program.build.directory].hopeless:
+            return f"{name}: it serves, and will crash again"
         if problem := _program_problem(program, world.sites[name]):
             return f"{name}: {problem}"
     return ""

@@ -17,15 +17,19 @@ from supervisor.model import (
     Candidate,
     Effect,
     Event,
+    EvidenceTaken,
     Exited,
     Fleet,
     Instance,
     InstanceId,
     Kill,
+    Known,
     Look,
     Looked,
     Program,
     ProgramSettings,
+    Promote,
+    Remember,
     ShutdownAsked,
     Signal,
     SpawnFailed,
@@ -33,7 +37,9 @@ from supervisor.model import (
     Tell,
     Wanted,
     Woke,
+    WorkerLooked,
 )
+from tests.sim.invariants import SUSPICIOUS
 from tests.sim.world import Policy
 
 Result = tuple[Fleet, tuple[Effect, ...], float | None]
@@ -77,7 +83,7 @@ def no_id_check(policy: Policy) -> Policy:
 
 def number_reused(policy: Policy) -> Policy:
     """A new supervisor counts from one again."""
-    return replace(policy, reborn=lambda record: Fleet(incidents=record.incidents))
+    return replace(policy, reborn=lambda record, _: Fleet(incidents=record.incidents))
 
 
 def trees_left_running(policy: Policy) -> Policy:
@@ -303,6 +309,139 @@ def started_twice(policy: Policy) -> Policy:
     return replace(policy, step=step)
 
 
+def _misled(policy: Policy, change: Callable[[Known], Known]) -> Policy:
+    """When a suspect is looked at, policy remembers other things of causes than happened. Nothing of that is written down."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        program = fleet.programs.get(event.id.program) if isinstance(event, Looked | EvidenceTaken) else None
+        if program is None or (isinstance(event, Looked) and event.verdict.kind not in SUSPICIOUS):
+            return policy.step(fleet, event, now)
+        true = {change(known): known for known in program.causes}
+        after, effects, wake = policy.step(_with_program(fleet, replace(program, causes=tuple(true))), event, now)
+        told = after.programs[program.settings.name]
+        causes = tuple(true.get(known, known) for known in told.causes)
+        return _with_program(after, replace(told, causes=causes)), effects, wake
+
+    return replace(policy, step=step)
+
+
+def unproven_poison_killed(policy: Policy) -> Policy:
+    """Any loop that holds all is killed after three seconds, also one that nobody ever proved: two long reports die."""
+    return _misled(policy, lambda known: known if known.passed else replace(known, proven=known.proven or (0.0,)))
+
+
+def passed_ignored(policy: Policy) -> Policy:
+    """A loop that once ended by itself is still taken for an endless one."""
+    return _misled(policy, lambda known: replace(known, passed=0))
+
+
+def second_kill_for_a_peer(policy: Policy) -> Policy:
+    """That one was killed for a peer keeps no other one that waits for it alive."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        program = fleet.programs.get(event.id.program) if isinstance(event, Looked) else None
+        if program is None or program.outside is None:
+            return policy.step(fleet, event, now)
+        forgotten = replace(program.outside, tried=now - 300.0)
+        after, effects, wake = policy.step(_with_program(fleet, replace(program, outside=forgotten)), event, now)
+        told = after.programs[program.settings.name]
+        outside = program.outside if told.outside == forgotten else told.outside
+        return _with_program(after, replace(told, outside=outside)), effects, wake
+
+    return replace(policy, step=step)
+
+
+def worker_killed_by_an_old_look(policy: Policy) -> Policy:
+    """A look at a worker that was long on its way counts as if it were new."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        if isinstance(event, WorkerLooked):
+            event = replace(event, at=now, since=event.since + now - event.at)
+        return policy.step(fleet, event, now)
+
+    return replace(policy, step=step)
+
+
+def worker_killed_too_early(policy: Policy) -> Policy:
+    """A worker is given no more patience than an instance."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        if isinstance(event, WorkerLooked) and (known := fleet.programs.get(event.id.program)):
+            hasty = replace(known.settings, hang=replace(known.settings.hang, worker_s=known.settings.hang.certain_s))
+            after, effects, wake = policy.step(_with_program(fleet, replace(known, settings=hasty)), event, now)
+            told = after.programs[event.id.program]
+            return _with_program(after, replace(told, settings=known.settings)), effects, wake
+        return policy.step(fleet, event, now)
+
+    return replace(policy, step=step)
+
+
+def room_ignored(policy: Policy) -> Policy:
+    """A relief is started also where the host has no memory for it."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        return policy.step(fleet, replace(event, room=True) if isinstance(event, Looked) else event, now)
+
+    return replace(policy, step=step)
+
+
+def retreat_to_a_lost_build(policy: Policy) -> Policy:
+    """Memory goes back to the build that it had given up, and so to and fro."""
+    lost: dict[str, Program] = {}
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        if isinstance(event, Applied):
+            lost.clear()
+        elif isinstance(event, Exited) and event.id.program in lost and event.id.program in fleet.programs:
+            hung = any(i.id == event.id and i.blame is Blame.HANG for i in fleet.programs[event.id.program].instances)
+            if hung:
+                program, before = fleet.programs[event.id.program], lost.pop(event.id.program)
+                fleet = _with_program(fleet, replace(program, previous=before.build, retreat="planted"))
+        after, effects, wake = policy.step(fleet, event, now)
+        for name, program in after.programs.items():
+            known = fleet.programs.get(name)
+            if known is not None and known.build.number > program.build.number and not isinstance(event, Applied):
+                lost[name] = known
+        return after, effects, wake
+
+    return replace(policy, step=step)
+
+
+def cause_counted_although_it_recovered(policy: Policy) -> Policy:
+    """A suspicion counts as a proof, whatever became of it."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        after, effects, wake = policy.step(fleet, event, now)
+        if isinstance(event, EvidenceTaken) and event.cause and event.id.program in after.programs:
+            program = after.programs[event.id.program]
+            causes = tuple(replace(k, proven=(*k.proven, now)) if k.key == event.cause else k for k in program.causes)
+            after = _with_program(after, replace(program, causes=causes))
+        return after, effects, wake
+
+    return replace(policy, step=step)
+
+
+def never_promoted(policy: Policy) -> Policy:
+    """What was demoted for its relief stays so."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        after, effects, wake = policy.step(fleet, event, now)
+        return after, tuple(effect for effect in effects if not isinstance(effect, Promote)), wake
+
+    return replace(policy, step=step)
+
+
+def passing_not_kept(policy: Policy) -> Policy:
+    """That a loop ended by itself is not written down, and forgotten with the supervisor."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        after, effects, wake = policy.step(fleet, event, now)
+        kept = tuple(e for e in effects if not (isinstance(e, Remember) and e.known.passed))
+        return after, kept, wake
+
+    return replace(policy, step=step)
+
+
 MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     backoff_without_a_timer,
     no_id_check,
@@ -323,4 +462,14 @@ MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     old_looks_believed,
     told_twice,
     started_twice,
+    unproven_poison_killed,
+    passed_ignored,
+    second_kill_for_a_peer,
+    worker_killed_by_an_old_look,
+    worker_killed_too_early,
+    room_ignored,
+    retreat_to_a_lost_build,
+    cause_counted_although_it_recovered,
+    never_promoted,
+    passing_not_kept,
 )

@@ -32,8 +32,10 @@ MISCHIEF = (
     "stop",  # state T
     "wedge",  # the whole instance spins or is locked
     "poison",
+    "worker",  # one request that never comes back, and nobody sends it again: the others are served
     "report",
     "database",
+    "memory",  # the host has none left for another instance
     "starve",
     "deaf",  # at boot
     "boot-crash",
@@ -47,6 +49,9 @@ MISCHIEF = (
 )
 
 
+COUPON, REPORT = "spinning:coupons.py:apply", "spinning:reports.py:month"
+
+
 @dataclass(frozen=True, slots=True)
 class Behaviour:
     """What a build does when it runs. Chances are between 0 and 1."""
@@ -54,12 +59,14 @@ class Behaviour:
     boot_s: float = 0.5
     boot_cpu: bool = True
     slots: int = 1
+    workers: bool = False  # each slot is a process of its own, that can be killed alone
     graceful: bool = True
     probed: bool = True
     boot_crash: float = 0.0
     deaf: float = 0.0
     life_s: float | None = None  # it crashes so long after it became ready
     loops: float = 0.0  # chance of a request to loop for ever
+    cause: str = COUPON  # where such a request loops
     exec_fails: bool = False
     preflight_fails: bool = False
 
@@ -77,6 +84,7 @@ class ProgramPlan:
     arrivals_s: float  # mean time between customers
     work_s: float
     database: bool  # its requests need the database
+    report: str = REPORT  # where its reports work: in some programs in the very function that can loop for ever, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,7 @@ def _program(random: Random, name: str, earlier: tuple[str, ...]) -> ProgramPlan
         hang=HangSettings(
             certain_s=random.choice((3.0, 6.0, 10.0)),
             blocked_s=random.choice((None, 15.0, 30.0)),
+            worker_s=random.choice((3.0, 6.0, 12.0)),
             act=Act.TELL if random.random() < 0.12 else Act.HEAL,
         ),
         relief=ReliefSettings(
@@ -146,21 +155,31 @@ def _program(random: Random, name: str, earlier: tuple[str, ...]) -> ProgramPlan
         ),
         release=ReleaseSettings(rollback=random.random() < 0.8),
     )
+    slots = random.choice((1, 1, 2, 4, 4))
     behaviour = Behaviour(
         boot_s=random.choice((0.1, 0.5, 1.0, 2.5)),
         boot_cpu=random.random() < 0.6,
-        slots=random.choice((1, 1, 2, 4)),
+        slots=slots,
+        workers=slots > 1 and random.random() < 0.8,
         graceful=graceful,
         probed=random.random() < 0.8,
     )
+    if behaviour.workers and random.random() < 0.5:
+        settings = replace(settings, server="gunicorn")
     return ProgramPlan(
-        settings, directory, behaviour, random.choice((0.3, 0.6, 1.5)), random.choice((0.02, 0.08)), random.random() < 0.5
+        settings,
+        directory,
+        behaviour,
+        arrivals_s=random.choice((0.3, 0.6, 1.5)),
+        work_s=random.choice((0.02, 0.08)),
+        database=random.random() < 0.5,
+        report=random.choice((REPORT, REPORT, COUPON)),
     )
 
 
-def bad_behaviour(random: Random, good: Behaviour, start_s: float) -> Behaviour:
-    """A release that somebody should not have made."""
-    match random.randrange(8):
+def bad_behaviour(random: Random, good: Behaviour, start_s: float, name: str) -> Behaviour:
+    """A release that somebody should not have made. `name` tells its own loop from those of others."""
+    match random.randrange(10):
         case 0:
             return replace(good, boot_crash=1.0)
         case 1:
@@ -170,10 +189,12 @@ def bad_behaviour(random: Random, good: Behaviour, start_s: float) -> Behaviour:
         case 3:
             return replace(good, life_s=random.choice((0.3, 2.0, 10.0)))
         case 4:
-            return replace(good, loops=random.choice((0.02, 0.3)))
+            return replace(good, loops=0.3)
         case 5:
             return replace(good, exec_fails=True)
         case 6:
             return replace(good, preflight_fails=True)
+        case 7 | 8:
+            return replace(good, loops=0.03, cause=f"spinning:{name}.py:apply")  # rare enough to be trusted before it is seen
         case _:
             return replace(good, boot_s=start_s * random.choice((0.6, 1.3)), boot_cpu=False)

@@ -21,6 +21,9 @@ PATIENCE_S = 20.0  # a customer who waited so long in the queue goes away
 RETRY_S = 5.0  # a customer whose request does not come back tries it again after this
 RETRIES = 2
 TERM_S = 0.05  # from a signal to its effect
+RESPAWN_S = 0.3  # a master starts another worker in the place of one that died
+PEER = "10.0.0.5:5432"
+WORK, LOOP, LOCK, QUERY = "spinning:shop.py:index", "spinning:shop.py:wait", "locked:stock.py:reserve", "blocked:db.py:query"
 
 
 class Phase(StrEnum):
@@ -44,6 +47,9 @@ class Request:
     database: bool
     arrived: float
     tries: int = 0
+    cause: str = WORK  # where it is, in a look at its stack
+    began: float = 0.0
+    pid: int = 0  # of the worker that serves it
     task: Task | None = None
     blocked: bool = False
     ended: bool = False
@@ -66,6 +72,8 @@ class Server:
     doomed: bool = False  # SIGKILL waits for the end of state D
     asked: bool = False  # a stop signal waits until it can be heard
     left: int = 0
+    half_open: bool = False  # its connections to the database died without a word: whoever asks it waits until it is killed
+    respawning: int = 0  # workers that died and are not there again
     moved: float | None = None
     answering: float | None = None  # since when it can answer for the first time
     serving: list[Request] = field(default_factory=list)
@@ -83,7 +91,7 @@ class Server:
             and not self.frozen
             and self.wedged is Nature.NONE
             and not self.stopping
-            and len(self.serving) < self.behaviour.slots
+            and len(self.serving) + self.respawning < self.behaviour.slots
         )
 
     def still_since(self, now: float) -> float:
@@ -102,6 +110,19 @@ class Server:
             return Nature.BLOCKED
         return Nature.LOCKED if self.serving else Nature.NONE
 
+    def cause(self) -> tuple[str, str]:
+        """What evidence would say of it now: where it is, and the peer for whom all of it waits."""
+        if self.frozen or self.phase is not Phase.UP:
+            return "", ""
+        if self.wedged is not Nature.NONE:
+            return (LOOP if self.wedged is Nature.SPINNING else LOCK), ""
+        spinning = [r for r in self.serving if r.task is not None]
+        blocked = [r for r in self.serving if r.blocked]
+        seen = spinning or blocked or self.serving
+        if not seen:
+            return "", ""
+        return (QUERY if seen is blocked else seen[0].cause), (PEER if len(blocked) == len(self.serving) else "")
+
 
 class Site:
     """The servers of one program, and its customers' queue."""
@@ -116,6 +137,7 @@ class Site:
         self.served = self.refused = self.broken = 0
         self.ended: Callable[[Server, int], None] = lambda server, status: None
         self.answers: Callable[[Server], None] = lambda server: None
+        self._pids = 10_000
         self._agenda = agenda
         self._processors = processors
         self._random = random
@@ -145,9 +167,11 @@ class Site:
             self._begin(self._random.choice(free), self.queue.popleft())
 
     def _begin(self, server: Server, request: Request) -> None:
-        server.moved = self._agenda.now
+        server.moved = request.began = self._agenda.now
+        self._pids += 1
+        request.pid = self._pids
         server.serving.append(request)
-        if request.database and not self.database_up:
+        if request.database and (server.half_open or not self.database_up):
             request.blocked = True
         elif request.sort is not Sort.LOCK:
             self._work(server, request)
@@ -173,13 +197,16 @@ class Site:
 
     def _retry(self, request: Request) -> None:
         if not request.ended and self.stubborn:
-            self.arrive(Request(request.sort, request.work_s, False, self._agenda.now, request.tries + 1))
+            self.arrive(Request(request.sort, request.work_s, False, self._agenda.now, request.tries + 1, request.cause))
 
-    def set_database(self, up: bool) -> None:
+    def set_database(self, up: bool, half_open: float = 0.0) -> None:
+        """half_open: the chance of each server that waits to be left with connections that nobody answers."""
         self.database_up = up
         if up:
             for server in self.servers.values():
-                for request in server.serving:
+                waits = any(request.blocked for request in server.serving)
+                server.half_open = server.half_open or (waits and self._random.random() < half_open)
+                for request in server.serving if not server.half_open else ():
                     if request.blocked:
                         request.blocked = False
                         self._work(server, request)
@@ -197,6 +224,23 @@ class Site:
                 for request in [r for r in server.serving if r.sort in (Sort.POISON, Sort.LOCK)]:
                     self._drop_task(request)
                     self._finish(server, request)
+
+    def kill_worker(self, server: Server, pid: int) -> None:
+        """One worker dies with what it serves, if it is still there; its master starts another."""
+        request = next((r for r in server.serving if r.pid == pid), None)
+        if request is None or server.phase is not Phase.UP or server.frozen:
+            return
+        self._drop_task(request)
+        server.serving.remove(request)
+        server.moved = self._agenda.now
+        self._break(request)
+        server.respawning += 1
+        self._agenda.after(RESPAWN_S, self._respawn, server)
+        self._leave(server)
+
+    def _respawn(self, server: Server) -> None:
+        server.respawning -= 1
+        self.serve()
 
     # --- the life of a server
 
@@ -304,12 +348,16 @@ class Site:
         server.own = None
         for request in server.serving:
             request.task = None
-            self.broken += 1
-            if request.sort in (Sort.POISON, Sort.LOCK) and request.tries < RETRIES and self.stubborn:
-                again = Request(request.sort, request.work_s, False, self._agenda.now + 1.0, request.tries + 1)
-                self._agenda.after(1.0, self._come_back, again)
+            self._break(request)
         server.serving.clear()
         self.ended(server, status)
+
+    def _break(self, request: Request) -> None:
+        self.broken += 1
+        if request.sort in (Sort.POISON, Sort.LOCK) and request.tries < RETRIES and self.stubborn:
+            arrives = self._agenda.now + 1.0
+            again = Request(request.sort, request.work_s, False, arrives, request.tries + 1, request.cause)
+            self._agenda.after(1.0, self._come_back, again)
 
     def _tasks(self, server: Server) -> list[Task]:
         tasks = [request.task for request in server.serving if request.task is not None]

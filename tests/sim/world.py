@@ -17,6 +17,7 @@ from supervisor.model import (
     Answered,
     Applied,
     Candidate,
+    Demote,
     Effect,
     Event,
     EvidenceTaken,
@@ -25,13 +26,17 @@ from supervisor.model import (
     Forget,
     InstanceId,
     Kill,
+    KillWorker,
     Kind,
+    Known,
     Look,
     Looked,
     Note,
     Open,
     Preflighted,
     ProgramSettings,
+    Promote,
+    Remember,
     RunPreflight,
     ShutdownAsked,
     Signal,
@@ -44,13 +49,14 @@ from supervisor.model import (
     Tell,
     Verdict,
     Woke,
+    WorkerLooked,
 )
 from supervisor.policy import fleet as policy
 from tests.sim.agenda import Agenda, Processors
-from tests.sim.invariants import EPSILON_S, HUNG, Ledger, Turn, broken_rule
+from tests.sim.invariants import EPSILON_S, SUSPICIOUS, Ledger, Turn, broken_rule, touched
 from tests.sim.plan import Behaviour, Plan, ProgramPlan
 from tests.sim.servers import Phase, Request, Server, Site, Sort
-from tests.sim.watcher import RESTLESS, TICK_S, look
+from tests.sim.watcher import RESTLESS, TICK_S, look, look_at_workers
 
 Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
 
@@ -61,12 +67,17 @@ STORY_LINES = 400
 EFFECT = "  ->"  # how an effect begins in the story
 QUIET_S = 30.0  # of nothing to do, after calm
 QUIET_TURNS = 6  # a supervisor that wakes more often then, polls
+WORKERS_S = 1.0  # between two looks at workers
+WRITTEN_S = 0.02  # until what is remembered is on disk
+
+Memory = dict[str, dict[str, Known]]
 
 
-def reborn(record: Fleet) -> Fleet:
-    """What a new supervisor starts from: nothing lives any more, and numbers go on."""
+def reborn(record: Fleet, memory: Memory) -> Fleet:
+    """What a new supervisor starts from: nothing lives any more, numbers go on, and causes are remembered."""
     started = {name: program.started for name, program in record.programs.items()}
-    return Fleet(incidents=record.incidents, numbers={**record.numbers, **started})
+    causes = {name: tuple(known.values()) for name, known in memory.items()}
+    return Fleet(incidents=record.incidents, numbers={**record.numbers, **started}, causes=causes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,7 @@ class Policy:
 
     step: Step = policy.step
     drained: Callable[[Fleet], bool] = policy.drained
-    reborn: Callable[[Fleet], Fleet] = reborn
+    reborn: Callable[[Fleet, Memory], Fleet] = reborn
     ends_leftovers: bool = True  # a new supervisor ends the trees that the dead one left
 
 
@@ -105,6 +116,8 @@ class World:
         self.wake: float | None = None
         self.calm = False
         self.sick = False
+        self.room = True  # in the host's memory
+        self.memory: Memory = {}  # what the journal holds of causes
         self.blind_until = 0.0
         self.turns = 0
         self.problem = ""  # which rule does not hold, and how
@@ -121,6 +134,8 @@ class World:
             self.sites[name] = self._site(name, program)
         self._begin()
         self.agenda.after(TICK_S, self._watch)
+        if any(b.workers for b in self.behaviours.values()):
+            self.agenda.after(WORKERS_S, self._watch_workers)
 
     # --- the supervisor
 
@@ -163,7 +178,9 @@ class World:
             self.tell(EFFECT, effect)
         if self._at_once > TURNS_AT_ONCE:
             self.fail(f"it spins: {self._at_once} turns at one instant")
-        if problem := broken_rule(Turn(before, event, after, effects, wake, now, self._policy.step), self.ledger, self.sites):
+        changed = touched(before.programs, after.programs)
+        turn = Turn(before, event, after, effects, wake, now, self._policy.step, changed)
+        if problem := broken_rule(turn, self.ledger, self.sites):
             self.fail(problem)
         self.record = after
         life = self._life
@@ -212,13 +229,13 @@ class World:
                 server.frozen = ""
                 site.end(server, -9, 0)
                 site.servers.pop(server.id, None)
-        self.ledger.new_life(self.agenda.now)
+        self.ledger.new_life(self.memory)
         self._up = True
         self._shutdown = None
         read = round_trip(self.record)
         if read != self.record:
             self.fail("the record does not give back the fleet")
-        self.fleet = self._policy.reborn(read)
+        self.fleet = self._policy.reborn(read, self.memory)
         self.apply()
 
     def _arm(self, wake: float | None) -> None:
@@ -294,7 +311,9 @@ class World:
             case TakeEvidence():
                 if not self.chance("looks", 0.2):
                     slow_s = self.random.uniform(0.1, 1.0) if not self.chance("looks", 0.2) else 6.0
-                    self.send(EvidenceTaken(effect.id, "loops in shop.py:41 coupon()"), slow_s)
+                    server = self._server(effect.id)
+                    cause, peer = server.cause() if server is not None else ("", "")
+                    self.send(EvidenceTaken(effect.id, f"it is in {cause}", cause, cause, peer), slow_s)
             case RunPreflight():
                 fails = self.behaviours[effect.build.directory].preflight_fails
                 slow_s = self.random.uniform(1.0, 20.0) if self.chance("release", 0.2) else 0.3
@@ -302,7 +321,11 @@ class World:
             case Forget():
                 if any(server.alive for server in self.sites[effect.program].servers.values()):
                     self.fail(f"{effect.program} is forgotten while it lives")
-            case Note() | Tell():
+            case KillWorker():
+                self.agenda.after(0.005, self._kill_worker, effect)
+            case Remember():
+                self.agenda.after(WRITTEN_S, self._written, self._life, effect)
+            case Demote() | Promote() | Note() | Tell():
                 pass
 
     def _spawn(self, life: int, effect: Spawn) -> None:
@@ -344,12 +367,23 @@ class World:
             return
         if effect.unmoved_since is not None and server.phase is not Phase.DEAD:
             last = self.look(server) if self.agenda.now >= self.blind_until else _unknown(self.look(server))
-            if last.since is None or last.since > effect.unmoved_since + EPSILON_S or last.verdict.kind not in HUNG:
+            if last.since is None or last.since > effect.unmoved_since + EPSILON_S or last.verdict.kind not in SUSPICIOUS:
                 self.post(Spared(last))
                 return
         if self.chance("tree", 0.25):
             return
         self._site_of(effect.id).kill(server, 2 if self.chance("tree", 0.2) else 0)
+
+    def _kill_worker(self, effect: KillWorker) -> None:
+        server = self._server(effect.id)
+        if server is not None and effect.start_ticks == effect.pid * 10 and not self.chance("tree", 0.2):
+            self._site_of(effect.id).kill_worker(server, effect.pid)
+
+    def _written(self, life: int, effect: Remember) -> None:
+        if life == self._life:
+            known = self.memory.setdefault(effect.program, {})
+            known.pop(effect.known.key, None)
+            known[effect.known.key] = effect.known
 
     def _server(self, wanted: InstanceId) -> Server | None:
         return self._site_of(wanted).servers.get(wanted)
@@ -391,7 +425,7 @@ class World:
         name = server.id.program
         known = self.fleet.programs.get(name)
         hang = (known.settings if known is not None else self.programs[name].settings).hang
-        return look(server, self.sites[name], hang, self.agenda.now, sick=self.sick)
+        return look(server, self.sites[name], hang, self.agenda.now, sick=self.sick, room=self.room)
 
     def _watch(self) -> None:
         self.agenda.after(TICK_S, self._watch)
@@ -406,6 +440,24 @@ class World:
                 if kind in RESTLESS or self._news.get(server.id) != kind:
                     self._news[server.id] = kind
                     self._send(seen)
+
+    def _watch_workers(self) -> None:
+        self.agenda.after(WORKERS_S, self._watch_workers)
+        if not self._up or self.agenda.now < self.blind_until or self.sick:
+            return
+        for name, site in self.sites.items():
+            for server in list(site.servers.values()):
+                if server.phase is Phase.UP and server.behaviour.workers and server.serving:
+                    known = self.fleet.programs.get(name)
+                    hang = (known.settings if known is not None else self.programs[name].settings).hang
+                    for seen in look_at_workers(server, hang, self.agenda.now):
+                        self._send_of_worker(seen)
+
+    def _send_of_worker(self, seen: WorkerLooked) -> None:
+        if not self.chance("looks", 0.1):
+            self.send(seen, self.random.uniform(0.1, 6.0) if self.chance("looks", 0.2) else 0.0)
+            if self.chance("looks", 0.2):
+                self.send(seen, self.random.uniform(0.0, 6.0))
 
     def _send_look(self, server: Server) -> None:
         if server.alive and self.agenda.now >= self.blind_until:
@@ -431,8 +483,11 @@ class World:
             return
         living = next(iter(site.servers.values()), None)
         loops = living is not None and not self.calm and self.random.random() < living.behaviour.loops
-        sort = Sort.POISON if loops else Sort.NORMAL
-        site.arrive(Request(sort, self.random.expovariate(1 / program.work_s), program.database, self.agenda.now))
+        work_s = self.random.expovariate(1 / program.work_s)
+        if living is not None and loops:
+            site.arrive(Request(Sort.POISON, work_s, False, self.agenda.now, cause=living.behaviour.cause))
+        else:
+            site.arrive(Request(Sort.NORMAL, work_s, program.database, self.agenda.now))
 
     # --- what a failure says
 
