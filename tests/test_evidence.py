@@ -251,7 +251,7 @@ def test_take_keeps_no_more_files_than_its_limit(tmp_path: Path) -> None:
 
 
 def test_take_of_very_many_threads_keeps_a_small_file(tmp_path: Path) -> None:
-    code = "import threading\nfor _ in range(300): threading.Thread(target=threading.Event().wait).start()\nprint(flush=True)\n"
+    code = "import threading\nfor _ in range(150): threading.Thread(target=threading.Event().wait).start()\nprint(flush=True)\n"
     with running(tmp_path, code) as pid:
         take(pid, tmp_path)
     (file,) = (tmp_path / "evidence").iterdir()
@@ -377,6 +377,25 @@ def test_a_jvm_names_its_loop(tmp_path: Path) -> None:
         taken = take(pid, tmp_path)
     assert taken.cause is not None, kept(tmp_path)["problems"]
     assert taken.cause.key == "java:spinning:Shop.java:Shop.apply"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None or shutil.which("gdb") is None, reason="gcc or gdb is not installed")
+def test_a_compiled_program_that_is_about_to_be_killed_is_looked_at_with_what_there_is(tmp_path: Path) -> None:
+    source = tmp_path / "shop.c"
+    source.write_text(
+        "#include <stdio.h>\nvolatile long x;\nvoid total(void) { for (;;) x++; }\n"
+        'int main(void) { puts(""); fflush(stdout); total(); }\n'
+    )
+    subprocess.run(["gcc", "-g", "-O0", "-o", str(tmp_path / "shop"), str(source)], check=True)
+    with subprocess.Popen([str(tmp_path / "shop")], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            taken = evidence.take(subject(child.pid, tmp_path), str(tmp_path), LAST_TAKERS)
+        finally:
+            child.kill()
+    assert taken.cause is not None, kept(tmp_path)["problems"]
+    assert (taken.cause.function, taken.cause.lines) == ("total", (3,))
 
 
 def test_a_jvm_without_a_handler_for_sigquit_is_not_sent_one() -> None:

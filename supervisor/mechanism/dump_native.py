@@ -1,7 +1,7 @@
-"""The stacks of a compiled program, by eu-stack (elfutils) or else gdb, whichever is installed: lines only where it was built with -g.
+"""The stacks of a compiled program, by eu-stack (elfutils) or else gdb: lines only where it was built with -g.
 
-Starts the dumper, which stops the target meanwhile: eu-stack for some 10 ms, gdb for 0.3 s, so gdb only twice. Arguments, which gdb prints,
-are dropped. Neither reads the program's folder for scripts, nor asks a server for symbols.
+Starts the dumper, which stops the target meanwhile: eu-stack for some 10 ms, gdb for 0.3 s, so gdb only before a kill. Arguments, which
+gdb prints, are dropped. Neither reads the program's folder for scripts, nor asks a server for symbols.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from dataclasses import dataclass
 
 from supervisor.mechanism.dump_kernel import exe_name
 from supervisor.mechanism.dumping import DumpError, Snapshot, Snapshots, Stack, run
@@ -16,7 +17,7 @@ from supervisor.policy.cause import Frame, Frames
 
 LIMIT_S = 1.5  # for one dump: a large program's symbols take their time, and it stands still meanwhile
 FRAMES_LIMIT = 64
-GDB_MOMENTS = 2  # that many times 0.3 s is all the standing still that may be asked of it
+GDB_MOMENTS = 2  # that many times 0.3 s leave time for the kill
 
 _EU_THREAD = re.compile(r"^TID (\d+):", re.MULTILINE)
 _EU_CALL = re.compile(
@@ -31,10 +32,15 @@ _GDB_CALL = re.compile(
 _GDB = ("-nx", "-batch", "-iex", "set auto-load off", "-iex", "set debuginfod enabled off", "-ex")
 
 
+@dataclass(frozen=True, slots=True)
 class Native:
-    """Whatever no other taker knows, but node: its stacks are its virtual machine's own."""
+    """Whatever no other taker knows, but node: its stacks are its virtual machine's own.
 
-    runtime = "native"
+    patient  dumpers that may be used as well, because the process need not go on soon
+    """
+
+    patient: tuple[str, ...] = ()
+    runtime: str = "native"
 
     def recognises(self, pid: int) -> bool:
         return exe_name(pid) not in ("", "node", "nodejs")
@@ -44,11 +50,11 @@ class Native:
             command = (tool, "-s", "-m", "-n", str(FRAMES_LIMIT), "-p", str(pid))
             while True:
                 yield parsed_eu_stack(_dump(command, pid, until))
-        elif tool := shutil.which("gdb"):
+        elif "gdb" in self.patient and (tool := shutil.which("gdb")):
             for _ in range(GDB_MOMENTS):
                 yield parsed_gdb(_dump((tool, *_GDB, f"thread apply all bt {FRAMES_LIMIT}", "-p", str(pid)), pid, until))
         else:
-            raise DumpError("neither eu-stack (elfutils) nor gdb is installed, so a compiled program's stacks are not read")
+            raise DumpError("eu-stack is not installed, so a compiled program's stacks are not read (its package is elfutils)")
 
 
 def parsed_eu_stack(text: str) -> Snapshot:

@@ -51,10 +51,11 @@ Snapshots = Generator[Snapshot, None, None]
 class Taker(Protocol):
     """Takes the stacks of processes of one runtime.
 
-    runtime     its name, as it stands in causes
+    runtime  its name, as it stands in causes
     """
 
-    runtime: str
+    @property
+    def runtime(self) -> str: ...
 
     def recognises(self, pid: int) -> bool:
         """Whether this process is of that runtime."""
@@ -67,11 +68,14 @@ class Taker(Protocol):
         """
 
 
-def run(command: Sequence[str], pid: int, limit_s: float) -> bytes:
-    """The output of a dumper that looks at process `pid`; it is ended after `limit_s`. Raises DumpError."""
+def run(command: Sequence[str], pid: int, limit_s: float, owner: tuple[int, int] | None = None) -> bytes:
+    """The output of a dumper that looks at process `pid`; it is ended after `limit_s`. Raises DumpError.
+
+    owner  (uid, gid) to run it as
+    """
     stopped = stopped_tids(pid)
     try:
-        status, output, said = _run(command, limit_s)
+        status, output, said = _run(command, limit_s, owner)
     except OSError as problem:
         raise DumpError(f"{command[0]} cannot be started: {problem.strerror}") from None
     if status != 0:
@@ -110,7 +114,7 @@ def set_free(pid: int, stopped: set[int]) -> None:
         time.sleep(STEP_S)
 
 
-def _run(command: Sequence[str], limit_s: float) -> tuple[int, bytes, bytes]:
+def _run(command: Sequence[str], limit_s: float, owner: tuple[int, int] | None) -> tuple[int, bytes, bytes]:
     """(exit status, output, error output): never longer than a moment over `limit_s`, never more than the limit of bytes."""
     ender = shutil.which("timeout")
     with subprocess.Popen(
@@ -119,6 +123,9 @@ def _run(command: Sequence[str], limit_s: float) -> tuple[int, bytes, bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        user=owner[0] if owner else None,
+        group=owner[1] if owner else None,
+        extra_groups=[] if owner else None,
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "GIT_OPTIONAL_LOCKS": "0"},
     ) as child:
         try:

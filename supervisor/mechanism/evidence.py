@@ -45,7 +45,12 @@ FOLDER = "evidence"
 Busy = dict[tuple[int, int], float]  # (pid, tid) -> the share of the time in which it ran or wanted to
 
 TAKERS: tuple[Taker, ...] = (Python(), Jvm(), Native())  # the first that recognises a process takes its stacks
-LAST_TAKERS: tuple[Taker, ...] = (Node(), *TAKERS)  # of a process that is about to be killed: node's opens a door for a moment
+LAST_TAKERS: tuple[Taker, ...] = (
+    Node(),
+    Python(),
+    Jvm(),
+    Native(patient=("gdb",)),
+)  # of a process that is about to be killed: see theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +105,7 @@ def take(subject: Subject, state_dir: str, takers: Sequence[Taker] = TAKERS) -> 
         "lines": [asdict(each) for each in lines],
         "problems": found.problems,
         "last_output": _last_lines(subject.last_output()),
-        "sockets": [{"pid": pid, **asdict(each)} for pid, known in found.sockets.items() for each in known.values()][
-            :SOCKETS_LIMIT
-        ],
+        "sockets": _told(found.sockets),
         "kernel": [asdict(thread) for thread in found.kernel],
         "threads": [asdict(thread) for thread in found.threads if thread.moments],
     }
@@ -213,8 +216,9 @@ def _thread(seen: KernelThread, busy: float, peers: tuple[str, ...], stacks: _Se
         return thread
     own = [stack for snapshot in stacks.snapshots for stack in snapshot if stack.tid == seen.tid]
     request = next((stack.request for stack in own if stack.request), "")
+    name = next((stack.name for stack in own if stack.name), seen.name)
     moments = tuple(stack.frames for stack in own)
-    return replace(thread, runtime=stacks.runtime, moments=moments, request=request, renewed=_renewed(own))
+    return replace(thread, name=name, runtime=stacks.runtime, moments=moments, request=request, renewed=_renewed(own))
 
 
 def _renewed_places(threads: list[Thread]) -> set[tuple[str, int]]:
@@ -242,6 +246,10 @@ def _line(threads: list[KernelThread]) -> str:
     hot = max(threads, key=lambda thread: thread.ran_s)
     doing = "runs" if hot.state == "R" else f"is in state {hot.state}" + (f", waits in {hot.waits_in}" if hot.waits_in else "")
     return f"of {len(threads)} threads, {hot.tid} ({hot.name}) ran most, {hot.ran_s:.1f} s in all, and {doing}"
+
+
+def _told(sockets: dict[int, dict[int, Socket]]) -> list[dict[str, Any]]:
+    return [{"pid": pid, **asdict(each)} for pid, known in sockets.items() for each in known.values()][:SOCKETS_LIMIT]
 
 
 def _last_lines(output: bytes) -> list[str]:
