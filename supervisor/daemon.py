@@ -31,12 +31,14 @@ from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Vitals, plan
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import evidence, launch, priority, reap, release
+from supervisor.mechanism.ahead import Ahead, Made, discard
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.sockets import Holder
 from supervisor.mechanism.systemd import Systemd, stop_s
 from supervisor.mechanism.watch import Watcher
 from supervisor.model import (
+    Answered,
     Applied,
     Candidate,
     Demote,
@@ -67,6 +69,7 @@ from supervisor.model import (
     SpawnFailed,
     TakeEvidence,
     Tell,
+    Wanted,
     Woke,
 )
 from supervisor.notify import Listener
@@ -80,6 +83,7 @@ HOLD_S = 10.0  # binding a busy port is tried again for some seconds
 READ_S = 10.0  # a configuration with its includes, and the release of each directory
 LEFTOVER_S = 30.0
 EVIDENCE_S = 5.0
+AHEAD_S = 1.0  # after an instance became ready: while many start at once, nothing more is started
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
 DEFECTS_KEPT = 20  # files about our own mistakes
 EXIT_CONFIG = 78
@@ -107,7 +111,7 @@ class Daemon:
         self._waiters: list[tuple[Callable[[Fleet], bool], asyncio.Future[bool]]] = []
         self._subscribers: list[Callable[[Story], None]] = []
         self._jobs: set[asyncio.Task[None]] = set()
-        self._gates: dict[InstanceId, int] = {}
+        self._gated: dict[InstanceId, launch.Child] = {}  # those that wait until their pid stands in the handover
         self._leaders: dict[int, InstanceId] = {}
         self._held: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}  # each program's addresses and their descriptors
         self._preflights: dict[str, launch.Preflight] = {}
@@ -136,6 +140,7 @@ class Daemon:
             raise StartError(f"cannot use {name}: {problem.strerror}; make it writable, or name another in [reviver]") from None
         self._reaper = reap.Reaper(self._loop, self.post, self._lanes["reap"])
         self._holder = Holder()
+        self._ahead = Ahead()
         self._outputs = Outputs(where.log_dir, lambda program, text: self._warn(f"{program}: {text}"))
         self._watcher = Watcher(self.post, self._lanes["watch"])
         self._delivery = Delivery(self._journal, self._warn)
@@ -271,37 +276,53 @@ class Daemon:
     # --- a turn ---------------------------------------------------------------------------------------------------------------
 
     def post(self, event: Event) -> None:
-        """Take an event up, now; one that comes while another is taken up waits for its turn."""
+        """Take an event up, now; one that comes while another is taken up waits for its turn.
+
+        Words come after deeds: a customer may wait for what is done, and nobody for what is told of it.
+        """
         self._events.append(event)
         if self._turning:
             return
         self._turning = True
         try:
+            told = []
             while self._events:
-                self._turn(self._events.popleft())
+                told.append(self._turn(self._events.popleft()))
+            for now, event, effects in told:
+                self._tell(now, event, effects)
         finally:
             self._turning = False
+        for predicate, answer in self._waiters:
+            if not answer.done() and predicate(self._fleet):
+                answer.set_result(True)
         self._systemd.alive()
         if drained(self._fleet):
             self.ended.set()
 
-    def _turn(self, event: Event) -> None:
+    def _turn(self, event: Event) -> tuple[float, Event, tuple[Effect, ...]]:
+        """Decide and do; what is to be told of it comes back."""
         before, now = self._fleet.programs, time.monotonic()
         self._fleet, effects, wake = step(self._fleet, event, now)
         for name, program in self._fleet.programs.items():
             if before.get(name) is not program:
                 self._write_handover(name, program)
-        if not isinstance(event, Woke) or effects:
-            self._journal.happened(now, event, effects)
         self._aftermath(event)
         for effect in effects:
-            self._perform(effect, now)
+            self._perform(effect)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if wake is None else self._loop.call_at(wake, self.post, Woke())
-        for predicate, answer in self._waiters:
-            if not answer.done() and predicate(self._fleet):
-                answer.set_result(True)
+        return now, event, effects
+
+    def _tell(self, now: float, event: Event, effects: tuple[Effect, ...]) -> None:
+        """Write down what happened and what was done, and say it."""
+        if not isinstance(event, Woke) or effects:
+            self._journal.happened(now, event, effects)
+        for effect in effects:
+            if isinstance(effect, Note):
+                self._tell_story(effect)
+            elif isinstance(effect, Tell):
+                self._delivery.tell(effect, self._wall(now), self._runbook(effect.program))
 
     def _write_handover(self, name: str, program: Program) -> None:
         problem = self._handover.write(program)
@@ -315,11 +336,18 @@ class Daemon:
         """What an event means for the mechanisms themselves."""
         match event:
             case Exited() if not self._lives(event.id):
+                program = self._fleet.programs.get(event.id.program)
+                if program is not None and program.wanted is Wanted.DOWN and not program.instances:
+                    self._ahead.drop(event.id.program)
                 self._watcher.forget(event.id)
                 self._leaders = {pid: id for pid, id in self._leaders.items() if id != event.id}
-                gate = self._gates.pop(event.id, None)
-                if gate is not None:
-                    os.close(gate)
+                unborn = self._gated.pop(event.id, None)
+                if unborn is not None:
+                    _close(unborn.gate, unborn.output)
+            case Answered():
+                self._loop.call_later(AHEAD_S, self._look_ahead, event.id.program)
+            case ShutdownAsked():
+                self._ahead.close()
             case Applied():
                 for candidate in event.programs:
                     self._watcher.update(candidate.settings)
@@ -331,13 +359,13 @@ class Daemon:
         program = self._fleet.programs.get(id.program)
         return program is not None and any(instance.id == id for instance in program.instances)
 
-    def _perform(self, effect: Effect, now: float) -> None:
+    def _perform(self, effect: Effect) -> None:
         """Do one effect, or have it done: each answers with at most one event."""
         match effect:
-            case Note():
-                self._tell_story(effect)
+            case Note() | Tell() | Remember():
+                pass  # words: told, and taken by the journal, when all is done
             case Spawn():
-                self._job(self._spawn(effect))
+                self._spawn(effect)
             case Open():
                 self._open(effect.id)
             case Signal():
@@ -350,18 +378,15 @@ class Daemon:
                 self._share(effect.id, priority.DEMOTED)
             case Promote():
                 self._share(effect.id, priority.NORMAL)
-            case Remember():
-                pass  # the journal took it with the event
             case Look():
                 self._watcher.look(effect.id)
             case TakeEvidence():
                 self._job(self._take_evidence(effect.id))
             case RunPreflight():
                 self._job(self._preflight(effect))
-            case Tell():
-                self._delivery.tell(effect, self._wall(now), self._runbook(effect.program))
             case Forget():
                 self._held.pop(effect.program, None)
+                self._ahead.drop(effect.program)
                 self._lanes["sockets"].put(self._holder.release, effect.program)
                 self._handover.drop(effect.program)
             case _:
@@ -375,35 +400,88 @@ class Daemon:
 
     # --- effects --------------------------------------------------------------------------------------------------------------
 
-    async def _spawn(self, effect: Spawn) -> None:
-        settings, wanted = self._fleet.programs[effect.id.program].settings, effect.build.launch.sockets
+    def _spawn(self, effect: Spawn) -> None:
+        """Hold the sockets, where they are not held yet, and start a process at its gate. No coroutine: a customer may wait for it."""
+        addresses, fds = self._held.get(effect.id.program, ((), ()))
+        if addresses == effect.build.launch.sockets:
+            self._launch(effect, fds)
+        else:
+            self._job(self._hold_and_launch(effect))
+
+    async def _hold_and_launch(self, effect: Spawn) -> None:
+        wanted = effect.build.launch.sockets
         try:
-            addresses, fds = self._held.get(effect.id.program, ((), ()))
-            if addresses != wanted:
-                fds = await self._lanes["sockets"].run(self._holder.hold, effect.id.program, wanted, deadline_s=HOLD_S)
-                self._held[effect.id.program] = (wanted, fds)
-            call = (launch.launch, effect, fds, self._environ, self._notify.path, settings.output.to)
-            child = await self._lanes["spawn"].run(*call, deadline_s=SPAWN_S, late=_discard)
-        except launch.LaunchError as problem:
-            self.post(SpawnFailed(effect.id, problem.text, problem.permanent))
+            fds = await self._lanes["sockets"].run(self._holder.hold, effect.id.program, wanted, deadline_s=HOLD_S)
+        except (launch.LaunchError, LaneError) as problem:
+            self._spawn_failed(effect.id, problem)
             return
-        except LaneError as problem:
-            self.post(SpawnFailed(effect.id, f"the host does not start processes: {problem}", False))
+        self._held[effect.id.program] = (wanted, fds)
+        if self._lives(effect.id):
+            self._launch(effect, fds)
+
+    def _launch(self, effect: Spawn, fds: tuple[int, ...]) -> None:
+        made = self._made(effect, fds)
+        waiting = self._ahead.take(effect, made)
+        if waiting is not None:
+            self._born(waiting)
             return
-        if not self._lives(effect.id):
-            _discard(child)
-            return
-        self._gates[child.id] = child.gate
+        self._start(effect, made).add_done_callback(partial(self._launched, effect.id))
+
+    def _start(self, effect: Spawn, made: Made) -> asyncio.Future[launch.Child]:
+        call = (launch.launch, effect, made.fds, self._environ, self._notify.path, made.to)
+        return self._lanes["spawn"].run(*call, deadline_s=SPAWN_S, late=discard)
+
+    def _made(self, effect: Spawn, fds: tuple[int, ...]) -> Made:
+        settings = self._fleet.programs[effect.id.program].settings
+        return Made(effect.build.number, effect.heartbeat_s, fds, settings.output.to)
+
+    def _launched(self, id: InstanceId, started: asyncio.Future[launch.Child]) -> None:
+        problem = started.exception()
+        if isinstance(problem, (launch.LaunchError, LaneError)):
+            self._spawn_failed(id, problem)
+        elif self._lives(id):
+            self._born(started.result())
+        else:
+            discard(started.result())
+
+    def _born(self, child: launch.Child) -> None:
+        self._gated[child.id] = child
         self._leaders[child.pid] = child.id
         self._reaper.watch(child)
-        if child.output >= 0:
-            self._outputs.attach(child.id, child.output, settings.output)
         self.post(Spawned(child.id, child.pid, child.start_ticks))
+
+    def _look_ahead(self, name: str) -> None:
+        """A while after an instance became ready: have the next one wait at its gate."""
+        program = self._fleet.programs.get(name)
+        addresses, fds = self._held.get(name, ((), ()))
+        if program is None or self._fleet.draining or not program.instances or addresses != program.build.launch.sockets:
+            return
+        health = program.settings.health
+        nobody = Spawn(InstanceId(name, 0), program.build, health.every_s if health.heartbeat else None)
+        made = self._made(nobody, fds)
+        if self._ahead.wanted(name, made):
+            self._start(nobody, made).add_done_callback(partial(self._waits, name, made))
+
+    def _waits(self, name: str, made: Made, started: asyncio.Future[launch.Child]) -> None:
+        if started.exception() is not None:
+            return  # the next start says why
+        if name in self._fleet.programs and not self._fleet.draining:
+            self._ahead.keep(name, made, started.result())
+        else:
+            discard(started.result())
+
+    def _spawn_failed(self, id: InstanceId, problem: launch.LaunchError | LaneError) -> None:
+        permanent = isinstance(problem, launch.LaunchError) and problem.permanent
+        text = str(problem) if isinstance(problem, launch.LaunchError) else f"the host does not start processes: {problem}"
+        self.post(SpawnFailed(id, text, permanent))
 
     def _open(self, id: InstanceId) -> None:
         program = self._fleet.programs[id.program]
         instance = next(i for i in program.instances if i.id == id)
-        launch.open_gate(self._gates.pop(id))
+        child = self._gated.pop(id)
+        launch.open_gate(child.gate, str(id))
+        if child.output >= 0:
+            self._outputs.attach(id, child.output, program.settings.output)
         assert instance.pid is not None
         assert instance.start_ticks is not None
         _, fds = self._held.get(id.program, ((), ()))
@@ -572,15 +650,14 @@ def _keep(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def _programs(count: int) -> str:
-    return "1 program" if count == 1 else f"{count} programs"
-
-
-def _discard(child: launch.Child) -> None:
-    """End a child that nobody wants any more, at its gate."""
-    for fd in (child.gate, child.pidfd, child.output):
+def _close(*fds: int) -> None:
+    for fd in fds:
         if fd >= 0:
             os.close(fd)
+
+
+def _programs(count: int) -> str:
+    return "1 program" if count == 1 else f"{count} programs"
 
 
 def main() -> int:

@@ -35,6 +35,7 @@ PURE_MODULES = {
     "functools",
     "itertools",
     "math",
+    "operator",
     "typing",
     "zlib",
 }

@@ -71,7 +71,7 @@ def start(
 
 def finish(child: Child) -> tuple[str, int | None]:
     """Open its gate, and give what it wrote and how it ended."""
-    open_gate(child.gate)
+    open_gate(child.gate, str(child.id))
     output = b""
     if child.output >= 0:
         os.set_blocking(child.output, True)
@@ -232,7 +232,7 @@ def test_launch_output_outlives_its_reader(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     child = start("/bin/sh", "-c", f"echo early; read -r _ < {fifo}; echo late; read -r _ < {fifo}")
-    open_gate(child.gate)
+    open_gate(child.gate, str(child.id))
     os.close(child.output)
     fifo.write_text("go\n")
     with open(f"/proc/{child.pid}/fd/1", "rb", buffering=0) as successor:
@@ -284,7 +284,7 @@ def test_gate_of_a_dead_child_opens_without_an_error() -> None:
     child = start("/bin/true")
     signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
     assert gone_within(child.pidfd, 10)
-    open_gate(child.gate)
+    open_gate(child.gate, str(child.id))
     os.close(child.output)
     assert ended(child) == -signal.SIGKILL
 

@@ -99,7 +99,7 @@ class World:
         child = launch(Spawn(id, Build(1, "", settings, "/")), (), os.environ, "", OutputTo.FILE)
         self.outputs.append(child.output)
         self.reaper.watch(child)
-        open_gate(child.gate)
+        open_gate(child.gate, str(child.id))
         return child
 
     async def start_python(self, code: str) -> Child:

@@ -1,9 +1,9 @@
 """A child behind its gate: how a process is spawned so that it runs nothing before we say so. Blocks: for a lane.
 
-A child is spawned by posix_spawn (a vfork: cheap from a big process) as `/bin/sh`, which enters the directory, sets the umask and then
-waits at its gate, a pipe on its standard input, until one line is read: by then its pid stands in the handover. End of file instead
-means that we died, and it ends without having run anything. Behind the gate it becomes the program, with the same pid. Another user's
-program is spawned through setpriv(1), so that already the shell is that user's.
+A child is spawned by posix_spawn (a vfork: cheap from a big process) as `/bin/sh`, which waits at its gate, a pipe on its standard
+input, until one line is read, the instance's name: by then its pid stands in the handover. End of file instead means that we died, and
+it ends without having run anything. Behind the gate it enters the directory and becomes the program, with the same pid. Another
+user's program is spawned through setpriv(1), so that already the shell is that user's.
 
 It gets its own session, no blocked and no ignored signal, /dev/null as standard input, held sockets from descriptor 3 on, and no other
 descriptor of ours (`seal` sees to those that we were given ourselves).
@@ -96,10 +96,10 @@ class Started:
     gate: int
 
 
-def open_gate(gate: int) -> None:
-    """Let a child run. One that is dead already is no error: its exit tells. Closes `gate`."""
+def open_gate(gate: int, name: str = "") -> None:
+    """Let a child run, as the instance of this name. One that is dead already is no error: its exit tells. Closes `gate`."""
     with contextlib.suppress(BrokenPipeError):
-        os.write(gate, b"\n")
+        os.write(gate, f"{name}\n".encode())
     os.close(gate)
 
 
@@ -219,14 +219,15 @@ def _gated(
     loading = {} if owner.is_us else {name: env[name] for name in env if _LOADING.fullmatch(name)}
     script = [
         f"umask {settings.umask:04o}",
-        f'cd -P -- "$1" || exit {NOT_ENTERED}',
-        "unset OLDPWD",
-        "shift",
         *([] if owner.is_us else _limiting(settings)),
         "export REVIVER_PID=$$",
         *(["export LISTEN_PID=$$"] if listens else []),
         *(f"export {name}={shlex.quote(value)}" for name, value in loading.items()),
-        f"read -r _ || exit {NOT_OPENED}",
+        f"read -r REVIVER_INSTANCE || exit {NOT_OPENED}",
+        '[ -z "$REVIVER_INSTANCE" ] || export REVIVER_INSTANCE',
+        f'cd -P -- "$1" || exit {NOT_ENTERED}',
+        "unset OLDPWD",
+        "shift",
         'exec "$@" </dev/null',
     ]
     through = [ENV, *strange] if strange else []

@@ -26,6 +26,7 @@ from supervisor.mechanism.gate import LaunchError as LaunchError
 from supervisor.mechanism.gate import open_gate as open_gate
 from supervisor.mechanism.gate import seal as seal
 from supervisor.mechanism.gate import widen as widen
+from supervisor.mechanism.sockets import listen_again
 from supervisor.model import InstanceId, LaunchSettings, OutputTo, RunPreflight, Spawn
 from supervisor.servers import with_fds
 
@@ -65,7 +66,7 @@ def launch(spawn: Spawn, sockets: Sequence[int], environ: Mapping[str, str], not
     """
     settings = spawn.build.launch
     owner = owner_of(settings)
-    env = {**_environment(settings, environ, owner), "REVIVER_INSTANCE": str(spawn.id)}
+    env = _environment(settings, environ, owner)
     if notify_socket:
         env["NOTIFY_SOCKET"] = notify_socket
     if spawn.heartbeat_s is not None:
@@ -75,6 +76,7 @@ def launch(spawn: Spawn, sockets: Sequence[int], environ: Mapping[str, str], not
     command = _command(with_fds(settings.command), spawn.build.directory, env["PATH"])
     with ExitStack() as ours, ExitStack() as kept:
         output, stdout = _output(to, owner, ours, kept)
+        listen_again(sockets)
         started = start(command, spawn.build.directory, settings, env, owner, sockets, stdout)
         kept.pop_all()
     return Child(spawn.id, started.pid, started.start_ticks, started.pidfd, started.gate, output)
