@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from supervisor import notify
-from tests.supervised import Supervised, python
+from tests.supervised import Supervised, free_port, python
 
 SLEEPER = "import signal; signal.pause()"
 LINGER_S = 3600
@@ -28,6 +28,28 @@ def test_a_descriptor_that_takes_for_ever_to_close_does_not_hold_up_the_supervis
             assert notify.send("FDSTORE=1", str(tmp_path / "runtime" / "notify.sock"), [client.fileno()])
         daemon.signal(signal.SIGCONT)
         assert daemon.status("app")["state"] == "ready"
+
+
+def test_a_program_that_shuts_its_held_socket_down_does_not_take_it_from_the_next_instance(tmp_path: Path) -> None:
+    """The socket is shared: what was done to it would outlive whoever did it, and nobody could ever be served again."""
+    port = free_port()
+    code = """
+import os, socket, sys
+held = socket.socket(fileno=3)
+if os.environ["REVIVER_INSTANCE"] == "app:1":
+    held.shutdown(socket.SHUT_RD)
+    sys.exit(1)
+while True:
+    held.accept()[0].close()
+"""
+    programs = (
+        f'[program.app]\ncommand = {python(code)}\nsockets = ["127.0.0.1:{port}"]\n[program.app.health]\ntcp = "127.0.0.1:{port}"\n'
+    )
+    with Supervised(tmp_path, programs) as daemon:
+        daemon.until("instance.failed", subject="app:1")
+        daemon.until("instance.started", lambda line: line["text"].startswith("app:2"))
+        with socket.create_connection(("127.0.0.1", port), timeout=10):
+            pass
 
 
 def _fill(connection: socket.socket) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import tenacity
 
-from supervisor.mechanism.launch import LaunchError
+from supervisor.mechanism.gate import LaunchError
 
 BACKLOG = 4096  # customers that may queue while nobody accepts; the kernel cuts it to net.core.somaxconn
 BUSY_S = 2.0  # a busy port is tried again for so long: its owner may be on its way out
@@ -118,6 +118,19 @@ def refuse_descriptors(sock: socket.socket) -> None:
     """
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+
+
+def listen_again(fds: Sequence[int]) -> None:
+    """Undo what a program did to the sockets that it shares with us: it may have shut them down, or cut their queue.
+
+    raises  LaunchError: meanwhile another one listens there
+    """
+    for fd in fds:
+        with socket.socket(fileno=os.dup(fd)) as listener:
+            try:
+                listener.listen(BACKLOG)
+            except OSError as problem:
+                raise _refused(str(listener.getsockname()), problem) from None
 
 
 # --- opening --------------------------------------------------------------------------------------------------------------------
