@@ -5,10 +5,9 @@ Pure. One incident, one thread; a fact is told once per incident and step.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.model import EscalationStep, Fact, Incident, Program, Severity, State, Tell
 from supervisor.policy.clock import Clock
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import World, ready, wanted
 from supervisor.policy.words import note, spell
 

@@ -6,11 +6,10 @@ the backoff, the ceiling of instances that may live at once, the relief budget, 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.model import Build, Effect, Fact, Instance, InstanceId, Preflight, Program, RunPreflight, Severity, Spawn, State
 from supervisor.policy import history
 from supervisor.policy.clock import Clock
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import World, ceiling, counts, ready, stale, suspects, wanted
 from supervisor.policy.words import enumerated, note, release_of, spell
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from supervisor.model import (
     Applied,
@@ -24,6 +23,7 @@ from supervisor.model import (
 )
 from supervisor.policy import program as one
 from supervisor.policy.clock import Clock
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import World, gone
 
 Matter = tuple[bool, bool]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import replace
 
 from supervisor.model import (
     Blame,
@@ -23,6 +22,7 @@ from supervisor.model import (
     Trial,
 )
 from supervisor.policy import memory
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import release
 from supervisor.policy.words import note, spell
 

@@ -12,8 +12,6 @@ state is written once, beside the state it leaves:
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.model import (
     Act,
     Blame,
@@ -37,6 +35,7 @@ from supervisor.model import (
 )
 from supervisor.policy import history, memory, outside, worker
 from supervisor.policy.clock import Clock
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, alone, patience_s, stuck, suspects
 from supervisor.policy.words import note, release_of, spell
 

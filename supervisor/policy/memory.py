@@ -6,12 +6,11 @@ counts: a suspect that answers again, or finishes its work after it was asked to
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.model import Effect, Fact, Instance, Known, Program, Remember, Severity
 from supervisor.policy import ladder
 from supervisor.policy.clock import Clock
 from supervisor.policy.ladder import Rung
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import World
 from supervisor.policy.words import note, ordinal, spell
 

@@ -6,10 +6,9 @@ connection that died without a word is cured by that.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.model import Effect, Fact, Instance, Outside, Program, Severity, State
 from supervisor.policy.clock import Clock
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import World, excused
 from supervisor.policy.words import note, spell
 

@@ -7,7 +7,6 @@ restart, relief, rollback, scaling and stop are two rules, *fill* and *leave*, o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from supervisor.model import (
     Answered,
@@ -42,6 +41,7 @@ from supervisor.model import (
 from supervisor.policy import escalation, fill, history, leave, memory, outside, worker
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import (
     MOVING,
     World,
@@ -252,7 +252,7 @@ def settle(program: Program, world: World, clock: Clock) -> tuple[Program, tuple
             effects += more
             if program.incident is not None and program.incident.number > world.incidents:
                 world = replace(world, incidents=program.incident.number)
-        if program == before:
+        if program is before or program == before:
             if any(i.fresh for i in program.instances):
                 program = replace(program, instances=tuple(replace(i, fresh=False) for i in program.instances))
                 continue

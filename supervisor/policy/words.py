@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.model import Build, Instance, Note, Program
+from supervisor.policy.values import replace
 
 
 def spell(seconds: float) -> str:

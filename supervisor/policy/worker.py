@@ -6,10 +6,9 @@ make the instance worn: another takes its place, rolling.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.model import Act, Effect, Instance, KillWorker, Nature, Program, Worker, WorkerLooked
 from supervisor.policy.clock import Clock
+from supervisor.policy.values import replace
 from supervisor.policy.wanted import HUNG
 from supervisor.policy.words import note, spell
 from supervisor.servers import named
