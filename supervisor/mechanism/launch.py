@@ -66,7 +66,7 @@ def launch(spawn: Spawn, sockets: Sequence[int], environ: Mapping[str, str], not
     """
     settings = spawn.build.launch
     owner = owner_of(settings)
-    env = {**_environment(settings, environ, owner), "REVIVER_INSTANCE": str(spawn.id)}
+    env = _environment(settings, environ, owner)
     if notify_socket:
         env["NOTIFY_SOCKET"] = notify_socket
     if spawn.heartbeat_s is not None:
