@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from supervisor.model import (
@@ -24,7 +25,7 @@ from supervisor.model import (
 from supervisor.policy import program as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import World, gone
+from supervisor.policy.wanted import Order, World, gone
 
 Matter = tuple[bool, bool]
 
@@ -90,15 +91,17 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
     programs, wakes, incidents = dict(fleet.programs), dict(fleet.wakes), fleet.incidents
     numbers, causes = fleet.numbers, fleet.causes
     left = 10 * len(programs) + 10  # each change of a program settles its neighbours again: far more than any order needs
-    queue = list(names)
+    order = Order(programs)
+    queue, queued = deque(names), set(names)
     while queue:
         left -= 1
         assert left >= 0, "the programs do not settle"
-        name = queue.pop(0)
+        name = queue.popleft()
+        queued.discard(name)
         if name not in programs:
             continue
         clock = Clock(now)
-        world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents)
+        world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents, order)
         program, more, incidents = one.settle(programs[name], world, clock)
         effects += more
         programs[name] = program
@@ -113,15 +116,12 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
         matter = _matters(program)
         if known.get(name) != matter or name not in programs:
             known[name] = matter
-            queue += [other for other in _neighbours(programs, program) if other not in queue]
+            neighbours = dict.fromkeys((*order.needing(name), *program.settings.after))
+            queue += [other for other in neighbours if other not in queued]
+            queued.update(neighbours)
     return replace(fleet, programs=programs, wakes=wakes, incidents=incidents, numbers=numbers, causes=causes), tuple(effects)
 
 
 def _matters(program: Program) -> Matter:
     """What neighbours in `after` wait for: that it is ready, that it is gone."""
     return any(i.state is State.READY for i in program.instances), gone(program)
-
-
-def _neighbours(programs: dict[str, Program], program: Program) -> list[str]:
-    name = program.settings.name
-    return [other for other, p in programs.items() if name in p.settings.after or other in program.settings.after]
