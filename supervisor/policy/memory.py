@@ -47,12 +47,14 @@ def met(program: Program, instance: Instance, release: str, now: float) -> Progr
 
 
 def proven(program: Program, instance: Instance, release: str, now: float) -> Program:
-    """A hang by this cause is proven; it decides how far to go."""
+    """A hang by this cause is proven; it decides how far to go. Waiting for somebody else came with no release, and none cures it."""
     before = known(program, instance)
     if before is None:
         return program
     after = replace(before, proven=(*(at for at in before.proven if now - at < KEPT_S), now))
     program = _keep(program, after)
+    if instance.peer:
+        return program
     match ladder.rung(after, program, release, now):
         case Rung.PREVIOUS:
             return replace(program, retreat=f"{after.where} hung it {len(after.proven)} times, and came with this release")
