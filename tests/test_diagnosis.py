@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.model import HangSettings, Kind, Nature
-from supervisor.policy.diagnosis import (
-    PASSED_OVER,
+from supervisor.policy.diagnosis import PASSED_OVER, diagnose
+from supervisor.policy.samples import (
     Client,
     Host,
     ProcessSample,
@@ -20,7 +20,6 @@ from supervisor.policy.diagnosis import (
     ThreadSample,
     TreeSample,
     Window,
-    diagnose,
     follow,
     moved_between,
 )
@@ -194,6 +193,8 @@ def test_stopped_process_is_stopped_first_and_hung_at_last() -> None:
     first = diagnose(window(80.0, **stopped | {"trees": stopped["trees"][-20:]}))
     assert first.verdict.kind is Kind.STOPPED
     assert diagnose(window(80.0, **stopped)).verdict.kind is Kind.BLOCKED
+    blind_meanwhile = diagnose(window(5.0, **stopped))
+    assert (blind_meanwhile.verdict.kind, blind_meanwhile.verdict.since) == (Kind.STOPPED, NOW - 5.0)
     brief = trees(3)[:-5] + trees(3, state="T", place="")[-5:]
     assert diagnose(window(0.5, trees=brief)).verdict.kind is not Kind.STOPPED
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from supervisor.mechanism import vitals
 from supervisor.mechanism.tree import start_ticks
 from supervisor.mechanism.vitals import Sampler
-from supervisor.policy.diagnosis import TreeSample, rates
+from supervisor.policy.samples import TreeSample
+from supervisor.policy.threads import rates
 
 DEADLINE_S = 10.0
 

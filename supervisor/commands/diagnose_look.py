@@ -25,7 +25,7 @@ from supervisor.commands.diagnose_verdict import Peer, Probe, Seen
 from supervisor.control.messages import REFUSED
 from supervisor.host import beginning
 from supervisor.lanes import Lane, LaneError
-from supervisor.mechanism import dump_kernel, origin, tree, vitals
+from supervisor.mechanism import dump_kernel, origin, pressure, tree
 from supervisor.mechanism.dumping import Taker
 from supervisor.mechanism.evidence import LAST_TAKERS, TAKERS, Collected, collect
 from supervisor.mechanism.listening import Listening, find
@@ -36,7 +36,7 @@ from supervisor.mechanism.sockdiag import Listener, Owners, SockDiag
 from supervisor.mechanism.vitals import Sampler
 from supervisor.model import HealthSettings, LaunchSettings, ProgramSettings
 from supervisor.policy.cause import Cause, Code, cause, packages
-from supervisor.policy.diagnosis import SocketSample, TreeSample, follow
+from supervisor.policy.samples import SocketSample, TreeSample, follow
 
 LOOK_S = 2.1  # a thread is judged over two seconds: shorter is noise
 STEP_S = 0.1
@@ -306,7 +306,7 @@ async def _watch(
         else frozenset()
     )
     trees = sampler.since(began)
-    return Seen(began, now, trees, tuple(looks), free, probe, vitals.host()), listeners
+    return Seen(began, now, trees, tuple(looks), free, probe, pressure.host()), listeners
 
 
 async def _listeners(

@@ -12,17 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from supervisor.model import HangSettings, Kind, Nature, Scope, Verdict
-from supervisor.policy.diagnosis import (
-    WINDOW_S,
-    Client,
-    Host,
-    SocketSample,
-    TreeSample,
-    Window,
-    diagnose,
-    moved_between,
-    rates,
-)
+from supervisor.policy.diagnosis import diagnose
+from supervisor.policy.samples import Client, Host, SocketSample, TreeSample, Window, moved_between
+from supervisor.policy.threads import WINDOW_S, rates
 
 HANG = HangSettings()  # the limits that programs have by default
 OLD_S = 60.0  # reports inside a request that take longer than this are rare

@@ -12,9 +12,9 @@ import socket
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from supervisor.mechanism.sockdiag import Connection, Owners, SockDiag, UnixQueue, queue_of, sockets_of
-from supervisor.mechanism.vitals import epolls
-from supervisor.policy.diagnosis import Client, ProcessSample, SocketSample
+from supervisor.mechanism import waiting
+from supervisor.mechanism.sockdiag import FAMILIES, Connection, Owners, SockDiag, UnixQueue, queue_of, sockets_of
+from supervisor.policy.samples import Client, ProcessSample, SocketSample
 
 NAMED_LIMIT = 16  # waiting requests whose process is looked for when all belong to one instance anyway: it is only for the words
 
@@ -81,6 +81,10 @@ class Listening:
     def inodes(self) -> frozenset[int]:
         return frozenset(self._ports) | self._unix | {inode for inode, _ in self._found.ports}
 
+    @property
+    def _families(self) -> tuple[int, ...]:
+        return FAMILIES if self._found.ports else tuple({copy.family for copy in self._tcp})
+
     def add(self, found: Found) -> None:
         """What the program was found to listen on by itself."""
         self._found = found
@@ -102,10 +106,10 @@ class Listening:
         attribute  tell of each connection who accepted it; else only of the oldest that wait
         """
         length, backlog = self.queue()
-        clients = [_client(connection, now) for connection in self._diag.connections(sorted(self.ports))]
+        clients = [_client(connection, now) for connection in self._diag.connections(sorted(self.ports), self._families)]
         for inode in self._unix_inodes():
-            if (waiting := self._unix_queue(inode)) is not None:
-                clients += [Client(("unix", each, inode), 0, 0, True, True, now, 0) for each in waiting.clients]
+            if (queued := self._unix_queue(inode)) is not None:
+                clients += [Client(("unix", each, inode), 0, 0, True, True, now, 0) for each in queued.clients]
         clients = self._owned(clients, pids, attribute=attribute)
         return SocketSample(now, length, backlog, tuple(clients), self._still_open(before, clients, pids))
 
@@ -120,15 +124,36 @@ class Listening:
         return self._owners.find((connection.inode,), pids).get(connection.inode)
 
     def served_by(self, process: ProcessSample) -> bool:
-        """Whether the process waits for connections: in accept, or in an epoll that watches one of the sockets, or in poll or select
-        with one of them open (what it polls for stands in its memory). Only of a full sample."""
-        places = {thread.place for thread in process.threads}
-        if not places & {"accept", "poll", "epoll"}:
-            return False
+        """Whether the process waits for connections: in accept, or in an epoll, poll or select with one of the sockets; where it may
+        not be seen what it polls for, having one open is enough. Only of a full sample."""
+        return self._waits(process, frozenset()) is not False and self.holds(process.pid)
+
+    def free(self, process: ProcessSample, own: frozenset[int]) -> bool:
+        """Whether one of its threads waits for connections, or for what comes next on one of its `own` (inodes): an event loop that
+        is alive. Where that may not be seen, a thread that polls counts if it is not the only one. Only of a full sample."""
+        waits = self._waits(process, own)
+        return len(process.threads) > 1 if waits is None else waits
+
+    def holds(self, pid: int) -> bool:
+        """Whether the process has one of the sockets open."""
         inodes = self.inodes
-        if not any(inode in inodes for _, inode in sockets_of(process.pid)):
+        return any(inode in inodes for _, inode in sockets_of(pid))
+
+    def _waits(self, process: ProcessSample, own: frozenset[int]) -> bool | None:
+        """Whether a thread waits for one of the sockets, or one of `own`; None: one polls, and for what may not be seen."""
+        places = {thread.place for thread in process.threads}
+        if "accept" in places:
+            return True
+        if not places & {"poll", "epoll"}:
             return False
-        return bool(places & {"accept", "poll"}) or epolls(process.pid, inodes)
+        inodes = self.inodes | own
+        fds = {fd for fd, inode in waiting.sockets(process.pid).items() if inode in inodes}
+        if "epoll" in places and fds & waiting.epolled(process.pid):
+            return True
+        polled = [waiting.polled(process.pid, thread.tid) for thread in process.threads if thread.place == "poll"]
+        if any(each & fds for each in polled if each is not None):
+            return True
+        return None if None in polled else False
 
     def _owned(self, clients: list[Client], pids: Collection[int], *, attribute: bool) -> list[Client]:
         accepted = [client for client in clients if client.inode]
@@ -165,7 +190,8 @@ def _client(connection: Connection, now: float) -> Client:
         connection.sent_ms == connection.received_ms and not connection.acked
     )
     queued = connection.inode == 0
-    waiting = queued or (connection.received > 0 and (spoke_last or connection.unread > 0))
+    waits = queued or (connection.received > 0 and (spoke_last or connection.unread > 0))
     age_ms = connection.sent_ms if queued else connection.received_ms
     key = (connection.peer[0], connection.peer[1], connection.local[1])
-    return Client(key, connection.inode, 0, waiting, connection.unread > 0, now - age_ms / 1000, connection.acked)
+    read_bytes = connection.received - connection.unread
+    return Client(key, connection.inode, 0, waits, connection.unread > 0, now - age_ms / 1000, connection.acked, read_bytes)

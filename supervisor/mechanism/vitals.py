@@ -4,7 +4,7 @@ It only reads files of /proc that never wait for the process they tell of (stat,
 smaps, which do). A light sample costs some 10 µs a process, a full one some 30 µs a thread; both are bounded. A process that
 ends meanwhile is left out; a pid that has become somebody else's ends the tree.
 
-Sources: proc_pid_stat(5), Documentation/scheduler/sched-stats.rst for schedstat. psutil tells of the host.
+Sources: proc_pid_stat(5), Documentation/scheduler/sched-stats.rst for schedstat.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import platform
 from collections import deque
 from dataclasses import dataclass
 
-import psutil
-
 from supervisor.mechanism.tree import tree
-from supervisor.policy.diagnosis import Host, ProcessSample, ThreadSample, TreeSample
+from supervisor.policy.samples import ProcessSample, ThreadSample, TreeSample
 
 KEPT_S = 60.0  # what an incident wants to know of the time before it
 KEPT_LIMIT = 700  # samples: the above at 10 Hz
@@ -158,35 +156,9 @@ class Sampler:
         return next((s for s in reversed(self._kept) if newest is not None and newest.at - s.at >= 0.9 * span_s), None)
 
 
-def host() -> Host:
-    return Host(psutil.cpu_count() or 1, psutil.getloadavg()[0])
-
-
-def epolls(pid: int, inodes: frozenset[int]) -> bool:
-    """Whether one of the process's epoll descriptors watches one of these sockets, as far as /proc/PID/fdinfo tells."""
-    folder = f"/proc/{pid}/fd"
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return False
-    watched: set[bytes] = set()
-    sockets: set[bytes] = set()
-    for name in names:
-        try:
-            target = os.readlink(f"{folder}/{name}")
-        except OSError:
-            continue
-        if target == "anon_inode:[eventpoll]":
-            lines = _read(f"/proc/{pid}/fdinfo/{name}", 65536).splitlines()
-            watched.update(line.split()[1] for line in lines if line.startswith(b"tfd:"))
-        elif target.startswith("socket:[") and int(target[8:-1]) in inodes:
-            sockets.add(name.encode())
-    return bool(watched & sockets)
-
-
 def _process(pid: int, fields: list[bytes], threads: tuple[ThreadSample, ...]) -> ProcessSample:
     cpu_s = (int(fields[11]) + int(fields[12])) * _TICK_S
-    return ProcessSample(pid, int(fields[1]), fields[0].decode(), cpu_s, int(fields[21]) * _PAGE_BYTES, threads)
+    return ProcessSample(pid, int(fields[1]), fields[0].decode(), cpu_s, int(fields[21]) * _PAGE_BYTES, threads, int(fields[9]))
 
 
 def _threads(pid: int, limit: int) -> tuple[ThreadSample, ...]:
@@ -222,14 +194,14 @@ def _stat(path: str) -> list[bytes]:
     return fields if len(fields) > 21 else []
 
 
-def _read(path: str, limit_bytes: int = _READ_BYTES) -> bytes:
+def _read(path: str) -> bytes:
     """The beginning of a file of /proc; b"" when its process is gone, or not ours to read."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except _GONE:
         return b""
     try:
-        return os.read(file, limit_bytes)
+        return os.read(file, _READ_BYTES)
     except _GONE:
         return b""
     finally:

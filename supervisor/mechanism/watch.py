@@ -23,36 +23,29 @@ import time
 from collections.abc import Callable
 
 from supervisor.lanes import Lane, LaneError
-from supervisor.mechanism import vitals
+from supervisor.mechanism import pressure
 from supervisor.mechanism.asking import LATE_S, Asker
 from supervisor.mechanism.listening import Found, Listening, find
 from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, targets
+from supervisor.mechanism.readiness import readiness
 from supervisor.mechanism.sockdiag import SockDiag
 from supervisor.mechanism.vitals import Sampler, Vitals
-from supervisor.model import Answered, Event, Extended, InstanceId, Kind, Looked, ProgramSettings, Verdict
-from supervisor.policy.diagnosis import (
-    HOT_RATIO,
-    LASTING_S,
-    LEAK_BYTES_PER_S,
-    Finding,
-    Host,
-    SocketSample,
-    TreeSample,
-    Window,
-    diagnose,
-    follow,
-    moved_between,
-)
+from supervisor.mechanism.watched import DENSE_FOR_S, SUSPICIOUS, WatchedInstance, WatchedProgram
+from supervisor.mechanism.workers import OLD_S
+from supervisor.model import Answered, Event, Extended, InstanceId, Kind, Looked, ProgramSettings, Scope, Verdict, WorkerLooked
+from supervisor.policy.diagnosis import LEAK_BYTES_PER_S, diagnose
+from supervisor.policy.samples import Finding, Host, TreeSample, Window, WorkerFinding, follow, moved_between
+from supervisor.policy.threads import HOT_RATIO, LASTING_S
 
 QUEUE_S = 0.25  # between two looks at the accept queue: 1 µs for a held socket, and it is where a hang is seen first
 LIGHT_S = 1.0  # between two light samples
 CALM_JUDGE_S = 5.0  # between two verdicts while nothing is odd
 SLOW_S = 30.0  # the same for what can neither be asked nor seen serving: 1000 of those must cost next to nothing
-AGES_S = (
-    2.0  # between two looks at connections' ages where there is no probe: an event loop stuck with its old customers has no queue
-)
+AGES_S = 2.0  # between two looks at connections where there is no probe: an event loop stuck with its old customers has no queue
+CALM_AGES_S = 5.0  # the same where a probe tells of silence: 0.1 CPU s an hour to see the worker that is stuck beside others
+OWED_SHARE = 200  # while an answer is owed for long, looks at connections take at most this part of the time
+SEEN_FOR_S = 10.0  # an older look at connections says nothing of now
 DENSE_S = 0.1  # between two looks when something is odd
-DENSE_FOR_S = 15.0  # then it is decided, or lasting: FACTS of cost, 60 CPU s per hour at this rate
 LASTING_LOOK_S = 0.25  # between two looks at a suspect after that, and between two posts about it
 LOOK_SHARE = 20  # a look at connections takes at most this part of the time (1/20), however many they are
 LAG_S = 0.5  # our own loop late by this: nothing is concluded
@@ -61,9 +54,6 @@ BEHIND_S = 0.1  # late by this: answers that came meanwhile are read before anyt
 START_ASK_S = ((3.0, 0.05), (20.0, 0.1), (math.inf, 0.25))  # until an age, between two questions to one that starts
 START_TIMEOUT_S = 10.0  # of a question that waits in a held socket's queue until the program has booted
 AGAIN_S = 0.1  # between two questions when another instance took the last one and this one is in doubt
-LIVED_S = 1.0  # POLICY: without a probe and a port, having lived so long is being ready
-READY_UNSEEN_S = 10.0  # some masters say READY=1 before their workers have booted: so long it must be seen to serve its sockets too
-SERVING_HIDDEN = 0.9  # of `health.start`: nobody waits, and whether it serves cannot be seen; then it counts as ready
 LOOK_WAIT_S = 1.0  # a look at one that starts waits so long for its answer
 STOPPING_S = 600.0  # STOPPING=1 excuses silence for as long as policy lets an instance retire
 EXTEND_LIMIT_US = 86_400_000_000  # a day: whoever asks for more time to start asks for ever
@@ -73,72 +63,18 @@ FIND_DEADLINE_S = 10.0
 HOST_S = 5.0  # between two looks at the host's load
 STRANGE_LIMIT = 5  # looks at a connection that was accepted by nobody whom we know, until it is given up
 SLACK_S = 0.02  # what is due within this is done in the same wake-up
+WORKER_TELL_S = 1.0  # between two posts about a worker that does nothing
+WORKER_TOLD_SHARE = 1 / 3  # of `worker`: from when on it is told; a report of some seconds is nothing to tell
+NEAR_PROOF_S = 1.0  # so long before and after a worker's limit it is looked at densely
+TELL_AGAIN_S = 5.0  # a verdict that lasts and is not calm is told again, with its new numbers
+ROOM_S = 3.0  # how long what is known of the host's memory holds
+ROOM_TIMES = 2  # an instance more needs room for its own tree, and once more for what grows meanwhile (FACTS: 2 x PSS)
+PSS_DEADLINE_S = 1.0
+SUSPENDED_S = 0.5  # the machine slept: longer than what reading two clocks one after the other can take
 MOVED_LATER_S = 0.05  # ages have a resolution of some milliseconds: less than this is no movement
 
-_SUSPICIOUS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED, Kind.STARVED, Kind.UNINTERRUPTIBLE})
 _CALM = frozenset({Kind.HEALTHY, Kind.BUSY, Kind.OVERLOADED})
 _PROOF = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
-
-
-class _Instance:
-    """What is known of one instance."""
-
-    def __init__(self, id: InstanceId, sampler: Sampler, asker: Asker, now: float) -> None:
-        self.id = id
-        self.sampler = sampler
-        self.asker = asker
-        self.spawned = now
-        self.ready: float | None = None
-        self.moved = now
-        self.beat: float | None = None
-        self.speaks = False  # it has sent something to its NOTIFY_SOCKET
-        self.says_ready: float | None = None
-        self.said = ""
-        self.stopping: float | None = None
-        self.dense_since: float | None = None
-        self.dense_until = -math.inf
-        self.sampled = -math.inf
-        self.next_ask = now
-        self.next_find = now + FIND_AT_S[0]
-        self.finding: Finding | None = None
-        self.judged = -math.inf
-        self.told: Kind | None = None
-        self.told_at = -math.inf
-        self.hot = False
-        self.waits: frozenset[int] = frozenset()  # processes in state D at the last sample
-
-    @property
-    def doubted(self) -> float | None:
-        """Since when it was found silent, if it was and has not moved since."""
-        if self.finding is None or self.finding.verdict.kind not in _SUSPICIOUS:
-            return None
-        since = self.finding.since
-        return since if since is not None and self.moved <= since else None
-
-    def move(self, at: float) -> None:
-        if at > self.moved:
-            self.moved = at
-            self.asker.absolve(at)
-
-
-class _Program:
-    """What its instances share."""
-
-    def __init__(self, settings: ProgramSettings, listening: Listening, sockets: tuple[int, ...]) -> None:
-        self.settings = settings
-        self.listening = listening
-        self.sockets = sockets
-        self.instances: dict[InstanceId, _Instance] = {}
-        self.queued = 0  # looks in a row at which the queue was not empty
-        self.seen: SocketSample | None = None
-        self.unseen = ""  # why its connections cannot be looked at
-        self.look_s = 0.0  # what the last look at connections took
-        self.due = math.inf
-        self.armed = False  # the loop tells when somebody waits at a held socket: its queue need not be looked at
-
-    @property
-    def shared(self) -> bool:
-        return len(self.instances) > 1
 
 
 class Watcher:
@@ -149,7 +85,7 @@ class Watcher:
         self._post = post
         self._lane = lane
         self._diag = SockDiag()
-        self._programs: dict[str, _Program] = {}
+        self._programs: dict[str, WatchedProgram] = {}
         self._due: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._planned = math.inf
@@ -157,6 +93,8 @@ class Watcher:
         self._blind_until = -math.inf
         self._host: Host | None = None
         self._host_at = -math.inf
+        self._suspended_s = pressure.suspended_s()
+        self._blind_because = ""
         self._searches: set[asyncio.Task[None]] = set()
         self._looks: dict[InstanceId, asyncio.Handle] = {}
 
@@ -171,7 +109,7 @@ class Watcher:
         program = self._programs.get(settings.name)
         if program is None or program.sockets != sockets:
             old = program
-            program = self._programs[settings.name] = _Program(settings, Listening(self._diag, sockets), sockets)
+            program = self._programs[settings.name] = WatchedProgram(settings, Listening(self._diag, sockets), sockets)
             if old is not None:
                 self._disarm(old)
                 old.listening.close()
@@ -181,7 +119,8 @@ class Watcher:
             other.asker.doubt()
         program.seen = None  # who owns a connection was not looked for while one was alone
         asker = Asker(self._targets(program), lambda: self._hear(child_id))
-        program.instances[child_id] = _Instance(child_id, Sampler(pid, start_ticks), asker, now)
+        instance = program.instances[child_id] = WatchedInstance(child_id, Sampler(pid, start_ticks), asker, now)
+        instance.next_find = now + FIND_AT_S[0]
         self._plan(program, now)
 
     def update(self, settings: ProgramSettings) -> None:
@@ -206,6 +145,8 @@ class Watcher:
             self._disarm(program)
             program.listening.close()
             del self._programs[id.program]
+        elif program is not None and instance is not None:
+            program.seen = None  # what it leaves unfinished is no movement of those who stay
 
     def close(self) -> None:
         """Stop watching everything."""
@@ -244,8 +185,8 @@ class Watcher:
         proven = finding.verdict.kind in _PROOF and finding.since is not None and finding.since <= since + MOVED_LATER_S
         if proven:
             return None
-        instance.told, instance.told_at = finding.verdict.kind, now
-        return Looked(id, now, finding.since, finding.verdict)
+        instance.note(finding.verdict, now)
+        return Looked(id, now, finding.since, finding.verdict, self._has_room(instance, now))
 
     def heard(self, id: InstanceId, state: dict[str, str]) -> None:
         """What the instance said by sd_notify(3); it was attributed already."""
@@ -310,7 +251,7 @@ class Watcher:
             program.due = math.inf
             self._plan(program, self._next(program, now))
 
-    def _plan(self, program: _Program, due: float) -> None:
+    def _plan(self, program: WatchedProgram, due: float) -> None:
         """Visit the program at `due`; an earlier visit that is planned stays."""
         if due < program.due:
             program.due = due
@@ -338,8 +279,12 @@ class Watcher:
     def _tick(self) -> None:
         now = time.monotonic()
         self._behind = now - self._planned > BEHIND_S
-        if now - self._planned > LAG_S:
-            self._go_blind(now)
+        slept_s = pressure.suspended_s() - self._suspended_s
+        if slept_s > SUSPENDED_S:
+            self._suspended_s += slept_s
+            self._go_blind(now, f"the machine was asleep for {slept_s:.0f} s")
+        elif now - self._planned > LAG_S:
+            self._go_blind(now, f"our own loop was late by {now - self._planned:.1f} s")
         self._timer, self._planned = None, math.inf
         while self._due and self._due[0][0] <= now + SLACK_S:
             due, name = heapq.heappop(self._due)
@@ -352,14 +297,15 @@ class Watcher:
                 self._plan(program, self._next(program, now))
         self._set_timer()
 
-    def _go_blind(self, now: float) -> None:
-        """Our own loop was late: what happened meanwhile is not known, so nobody's silence may count from before now."""
-        self._blind_until = now + BLIND_S
+    def _go_blind(self, now: float, because: str) -> None:
+        """What happened meanwhile is not known, so nobody's silence may count from before now."""
+        self._blind_until, self._blind_because = now + BLIND_S, because
         for program in self._programs.values():
             for instance in program.instances.values():
                 instance.move(now)
+                instance.workers.move(now)
 
-    def _next(self, program: _Program, now: float) -> float:
+    def _next(self, program: WatchedProgram, now: float) -> float:
         """When the program is to be visited again."""
         wants = [now + self._pace_s(program)]
         if program.settings.health.heartbeat:
@@ -373,13 +319,13 @@ class Watcher:
                 wants.append(instance.next_ask)
         return max(min(wants), now + DENSE_S / 4)
 
-    def _pace_s(self, program: _Program) -> float:
+    def _pace_s(self, program: WatchedProgram) -> float:
         """Between two visits in peace."""
         if program.listening.known and not program.armed:
             return QUEUE_S
-        return LIGHT_S if self._is_watched(program) else SLOW_S
+        return LIGHT_S if program.watched else SLOW_S
 
-    def _arm(self, program: _Program) -> None:
+    def _arm(self, program: WatchedProgram) -> None:
         """Let the loop tell when somebody comes to a held socket; while our own question is under way it would tell of that."""
         asking = any(instance.asker.asking or instance.ready is None for instance in program.instances.values())
         if program.armed or asking or not program.listening.held:
@@ -388,24 +334,24 @@ class Watcher:
         for fd in program.listening.held:
             asyncio.get_running_loop().add_reader(fd, self._somebody_came, program)
 
-    def _disarm(self, program: _Program) -> None:
+    def _disarm(self, program: WatchedProgram) -> None:
         if program.armed:
             program.armed = False
             for fd in program.listening.held:
                 asyncio.get_running_loop().remove_reader(fd)
 
-    def _somebody_came(self, program: _Program) -> None:
+    def _somebody_came(self, program: WatchedProgram) -> None:
         """Somebody waits to be accepted. Whether that lasts is looked at a little later, at most every QUEUE_S."""
         self._disarm(program)
         self._plan(program, time.monotonic() + QUEUE_S)
 
-    def _dense_s(self, instance: _Instance, now: float) -> float:
+    def _dense_s(self, instance: WatchedInstance, now: float) -> float:
         lasting = instance.dense_since is not None and now - instance.dense_since > DENSE_FOR_S
         return LASTING_LOOK_S if lasting else DENSE_S
 
     # --- one visit --------------------------------------------------------------------------------------------------------------
 
-    def _visit(self, program: _Program, now: float) -> None:
+    def _visit(self, program: WatchedProgram, now: float) -> None:
         self._look_at_queue(program, now)
         if self._wants_ages(program, now):
             self._look_at_connections(program, now)
@@ -413,11 +359,12 @@ class Watcher:
             fresh = self._sample(program, instance, now)
             self._question(program, instance, now)
             if instance.ready is None:
-                self._see_ready(program, instance, now)
+                if how := readiness(program, instance, now):
+                    self._answered(instance, now, how)
             elif fresh and not self._behind and self._wants_verdict(program, instance, now):
                 self._judge(program, instance, now)
 
-    def _look_at_queue(self, program: _Program, now: float) -> None:
+    def _look_at_queue(self, program: WatchedProgram, now: float) -> None:
         if not program.listening.known:
             return
         try:
@@ -427,6 +374,7 @@ class Watcher:
             return
         program.unseen = ""
         program.queued = program.queued + 1 if queue else 0
+        program.emptied = None if queue else now if program.emptied is None else program.emptied
         if not program.queued:
             self._arm(program)
         else:
@@ -435,20 +383,25 @@ class Watcher:
         if program.queued >= 2:
             self._be_wary(program, now)
 
-    def _wants_ages(self, program: _Program, now: float) -> bool:
+    def _wants_ages(self, program: WatchedProgram, now: float) -> bool:
         if not program.listening.known:
             return False
         age_s = math.inf if program.seen is None else now - program.seen.at
         if any(instance.dense_until > now for instance in program.instances.values()):
             return age_s >= DENSE_S / 2
+        if any(instance.workers.owing or instance.told is Kind.BUSY for instance in program.instances.values()):
+            return age_s >= max(LIGHT_S, OWED_SHARE * program.look_s) - SLACK_S
         asked = any(instance.asker.targets for instance in program.instances.values())
-        return not asked and age_s >= AGES_S - SLACK_S
+        calm_s = min(CALM_AGES_S, program.settings.hang.worker_s / 4) if asked else AGES_S
+        return age_s >= calm_s - SLACK_S
 
-    def _look_at_connections(self, program: _Program, now: float) -> None:
-        pids = tuple(pid for instance in program.instances.values() for pid in instance.sampler.pids)
+    def _look_at_connections(self, program: WatchedProgram, now: float) -> None:
+        instances = program.instances.values()
+        pids = tuple(pid for instance in instances for pid in instance.sampler.pids)
+        attribute = program.shared or any(instance.workers.owing for instance in instances)
         began = time.perf_counter()
         try:
-            seen = follow(program.seen, program.listening.look(now, program.seen, pids, attribute=program.shared))
+            seen = follow(program.seen, program.listening.look(now, program.seen, pids, attribute=attribute))
         except OSError as problem:
             program.unseen = f"its connections cannot be looked at: {problem}"
             program.seen = None
@@ -460,19 +413,20 @@ class Watcher:
             self._be_wary(program, now)
         if before is None:
             return
-        for instance in program.instances.values():
+        for instance in instances:
+            instance.workers.follow(before, seen)
             if moved_between(before, seen, frozenset(instance.sampler.pids) if program.shared else None):
                 instance.move(now)
 
-    def _be_wary(self, program: _Program, now: float) -> None:
+    def _be_wary(self, program: WatchedProgram, now: float) -> None:
         for instance in program.instances.values():
-            _densely(instance, now)
+            instance.densely(now)
 
-    def _sample(self, program: _Program, instance: _Instance, now: float) -> bool:
+    def _sample(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> bool:
         """Sample its tree when that is due; whether it was."""
         dense = instance.dense_until > now or program.queued > 0
         unasked_start = instance.ready is None and not instance.asker.targets
-        every_s = DENSE_S / 2 if dense else QUEUE_S if unasked_start else LIGHT_S if self._is_watched(program) else SLOW_S
+        every_s = DENSE_S / 2 if dense else QUEUE_S if unasked_start else LIGHT_S if program.watched else SLOW_S
         if now - instance.sampled < every_s - SLACK_S:
             return False
         instance.sampled = now
@@ -480,14 +434,32 @@ class Watcher:
             self._search(program, instance, now)
         if instance.ready is None:
             instance.sampler.refresh(now)
-        sample = instance.sampler.sample(now, full=dense or instance.hot or (unasked_start and bool(program.sockets)))
+        full = dense or instance.hot or self._owes(program, instance) or (unasked_start and bool(program.sockets))
+        sample = instance.sampler.sample(now, full=full)
         if sample is None:
             return False
+        self._see_workers(program, instance, sample, now)
         if self._is_odd(instance, sample):
-            _densely(instance, now)
+            instance.densely(now)
         return True
 
-    def _is_odd(self, instance: _Instance, sample: TreeSample) -> bool:
+    def _owes(self, program: WatchedProgram, instance: WatchedInstance) -> bool:
+        """Whether a process beneath its leader has owed an answer for long."""
+        seen, pids = program.seen, instance.sampler.pids[1:]
+        return seen is not None and any(c.waiting and c.owner in pids and seen.at - c.since >= OLD_S for c in seen.clients)
+
+    def _see_workers(self, program: WatchedProgram, instance: WatchedInstance, sample: TreeSample, now: float) -> None:
+        """Take up which workers owe an answer; near the instant at which one is proven hung, look densely."""
+        if program.seen is None or now - program.seen.at > SEEN_FOR_S or not self._owes(program, instance):
+            instance.workers.forget()
+        elif sample.full:
+            instance.workers.see(sample, program.seen, program.listening, program.emptied, instance.moved)
+        hang = program.settings.hang
+        limits = [hang.worker_s] if hang.blocked_s is None else [hang.worker_s, max(hang.worker_s, hang.blocked_s)]
+        if any(abs(now - worker.alive - limit_s) <= NEAR_PROOF_S for worker in instance.workers.seen for limit_s in limits):
+            instance.densely(now, LIGHT_S)
+
+    def _is_odd(self, instance: WatchedInstance, sample: TreeSample) -> bool:
         """A process that is stopped, or stays in an uninterruptible wait; one that has begun to run all the time; memory that jumps."""
         waits = frozenset(process.pid for process in sample.processes if process.state == "D")
         stays, instance.waits = bool(waits & instance.waits), waits
@@ -496,14 +468,14 @@ class Watcher:
         stopped = any(process.state == "T" for process in sample.processes)
         return stopped or stays or begins or (instance.ready is not None and instance.sampler.growth(LIGHT_S) > LEAK_BYTES_PER_S)
 
-    def _search(self, program: _Program, instance: _Instance, now: float) -> None:
+    def _search(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> None:
         age_s = now - instance.spawned
         instance.next_find = instance.spawned + next((at for at in FIND_AT_S if at > age_s), age_s + FIND_S)
         search = asyncio.get_running_loop().create_task(self._find(program))
         self._searches.add(search)
         search.add_done_callback(self._searches.discard)
 
-    async def _find(self, program: _Program) -> None:
+    async def _find(self, program: WatchedProgram) -> None:
         """Look for the sockets that the program opened by itself."""
         pids = tuple(pid for instance in program.instances.values() for pid in instance.sampler.pids)
         try:
@@ -514,7 +486,7 @@ class Watcher:
 
     # --- questions --------------------------------------------------------------------------------------------------------------
 
-    def _targets(self, program: _Program) -> tuple[Target, ...]:
+    def _targets(self, program: WatchedProgram) -> tuple[Target, ...]:
         """What is asked of each instance. An address that is none was refused by the configuration's check: it is not asked."""
         try:
             held = [address_of(fd) for fd in program.sockets]
@@ -522,13 +494,14 @@ class Watcher:
         except (ValueError, OSError):
             return ()
 
-    def _question(self, program: _Program, instance: _Instance, now: float) -> None:
+    def _question(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> None:
         asker, health = instance.asker, program.settings.health
         if asker.moved is not None:
             instance.move(asker.moved)
         late = self._missing(program, instance, now)
         if instance.ready is not None and late is not None and now - late >= LATE_S:
-            _densely(instance, now)
+            instance.densely(now)
+            self._has_room(instance, now)  # known by the time it is suspect
         if not asker.targets or asker.asking or now < instance.next_ask - SLACK_S:
             return
         starting = instance.ready is None
@@ -541,7 +514,7 @@ class Watcher:
         self._disarm(program)
         asker.ask(now, timeout_s, lambda target: self._whose(program, instance, target))
 
-    def _whose(self, program: _Program, instance: _Instance, target: Target) -> Whose | None:
+    def _whose(self, program: WatchedProgram, instance: WatchedInstance, target: Target) -> Whose | None:
         """How to tell who accepted; None: it need not be told, or cannot be (a command, a unix socket, somebody else's port).
 
         A tcp question to one that is alone is answered by being accepted, which a held socket alone does not tell.
@@ -569,46 +542,7 @@ class Watcher:
 
         return whose
 
-    # --- readiness --------------------------------------------------------------------------------------------------------------
-
-    def _see_ready(self, program: _Program, instance: _Instance, now: float) -> None:
-        """Whether one that starts is ready: by its answers where there is a probe, else by what it says, else by serving its port,
-        else by having lived."""
-        if instance.asker.targets:
-            if instance.asker.all_answered:
-                self._answered(instance, now, instance.asker.answer)
-        elif instance.says_ready is not None:
-            unseen = program.sockets and not self._serves(program, instance, now) and now - instance.says_ready < READY_UNSEEN_S
-            if not unseen:
-                self._answered(instance, now, "READY=1")
-        elif program.settings.health.heartbeat:
-            if instance.beat is not None:
-                self._answered(instance, now, "WATCHDOG=1")
-        elif not instance.speaks and (how := self._serves(program, instance, now)):
-            self._answered(instance, now, how)
-
-    def _serves(self, program: _Program, instance: _Instance, now: float) -> str:
-        """How it is seen that one without a probe serves, "" when it is not."""
-        age_s = now - instance.spawned
-        sample = instance.sampler.newest
-        if sample is None:
-            return ""
-        if not program.sockets:
-            return f"lived for {age_s:.1f} s" if age_s >= LIVED_S else ""
-        parents = {process.parent for process in sample.processes}
-        workers = [process for process in sample.processes if process.pid not in parents]
-        pid = next((process.pid for process in workers if program.listening.served_by(process)), None)
-        if pid is not None:
-            return f"process {pid} waits for connections on its socket"
-        pids = {process.pid for process in sample.processes}
-        owners = {client.owner for client in program.seen.clients} if program.seen is not None else set()
-        if owners & pids:
-            return f"process {min(owners & pids)} accepted a connection"
-        if age_s >= SERVING_HIDDEN * program.settings.health.start_s and not program.queued:
-            return f"lived for {age_s:.0f} s; whether it serves its socket cannot be seen"
-        return ""
-
-    def _answered(self, instance: _Instance, now: float, how: str) -> None:
+    def _answered(self, instance: WatchedInstance, now: float, how: str) -> None:
         if instance.ready is not None:
             return
         instance.ready = now
@@ -624,21 +558,37 @@ class Watcher:
 
     # --- judging and telling ----------------------------------------------------------------------------------------------------
 
-    def _wants_verdict(self, program: _Program, instance: _Instance, now: float) -> bool:
+    def _wants_verdict(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> bool:
         """Whether a verdict could be another than the last one; what could make it so is odd, and looked at densely."""
-        calm = instance.told is Kind.HEALTHY and instance.dense_until <= now and not instance.hot
+        calm = instance.told is Kind.HEALTHY and instance.dense_until <= now and not instance.hot and not instance.workers.owing
         return not calm or program.settings.health.heartbeat or now - instance.judged >= CALM_JUDGE_S
 
-    def _judge(self, program: _Program, instance: _Instance, now: float) -> None:
+    def _judge(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> None:
         finding = self._diagnose(program, instance, now)
         kind = finding.verdict.kind
-        suspicious = kind in _SUSPICIOUS
-        if suspicious:
-            _densely(instance, now)
-        if kind is not instance.told or (suspicious and now - instance.told_at >= LASTING_LOOK_S - SLACK_S):
+        if kind in SUSPICIOUS:
+            instance.densely(now)
+            again_s = LASTING_LOOK_S
+        else:
+            again_s = math.inf if kind is Kind.HEALTHY else TELL_AGAIN_S
+        news = kind is not instance.told or finding.verdict.scope is not instance.told_scope
+        if news or now - instance.told_at >= again_s - SLACK_S:
             self._tell(instance, finding, now)
+        for worker in finding.workers:
+            self._tell_worker(program, instance, worker, now)
 
-    def _diagnose(self, program: _Program, instance: _Instance, now: float) -> Finding:
+    def _tell_worker(self, program: WatchedProgram, instance: WatchedInstance, worker: WorkerFinding, now: float) -> None:
+        """Post a worker that does nothing: each WORKER_TELL_S, and at once when it is proven hung."""
+        worker_s, told_at = program.settings.hang.worker_s, instance.workers.told_at(worker.pid)
+        proven = worker.verdict.kind in _PROOF and told_at < worker.verdict.since + worker_s
+        if now - worker.since < worker_s * WORKER_TOLD_SHARE or (now - told_at < WORKER_TELL_S - SLACK_S and not proven):
+            return
+        ticks = instance.workers.start_ticks(worker.pid)
+        if ticks is not None:
+            instance.workers.tell(worker.pid, now)
+            self._post(WorkerLooked(instance.id, worker.pid, ticks, now, worker.since, worker.verdict))
+
+    def _diagnose(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> Finding:
         asker, hang, health = instance.asker, program.settings.hang, program.settings.health
         ill, answer = asker.ill, asker.answer
         if health.heartbeat and instance.beat is not None:
@@ -652,7 +602,7 @@ class Watcher:
             spawned=instance.spawned,
             moved=instance.moved,
             ready=instance.ready,
-            watched=self._is_watched(program),
+            watched=program.watched,
             asked=self._missing(program, instance, now),
             passed=asker.passed,
             doubted=instance.doubted,
@@ -661,24 +611,28 @@ class Watcher:
             ill=ill,
             stopping=instance.stopping is not None and now - instance.stopping < STOPPING_S,
             trees=instance.sampler.since(now - LASTING_S),
-            sockets=program.seen,
-            blind="our own loop was late" if now < self._blind_until else program.unseen,
-            host=self._look_at_host(now),
+            sockets=program.seen if program.seen is not None and now - program.seen.at <= SEEN_FOR_S else None,
+            blind=program.unseen,
+            host=self._look_at_host(now, instance),
+            workers=instance.workers.seen,
         )
         instance.judged = now
-        instance.finding = diagnose(window)
+        if now < self._blind_until:
+            instance.finding = Finding(Verdict(Kind.UNKNOWN, self._blind_because, now, Scope.HOST), None)
+        else:
+            instance.finding = diagnose(window)
         return instance.finding
 
-    def _missing(self, program: _Program, instance: _Instance, now: float) -> float | None:
+    def _missing(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> float | None:
         """Since when an answer is overdue or missing; a heartbeat where nothing is asked."""
         due = math.inf if instance.beat is None else instance.beat + program.settings.health.every_s
         if program.settings.health.heartbeat and not instance.asker.targets and now > due:
             return due
         return instance.asker.missing()
 
-    def _fresh(self, program: _Program, instance: _Instance, now: float) -> Finding:
+    def _fresh(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> Finding:
         """Look at everything now, and judge."""
-        _densely(instance, now)
+        instance.densely(now)
         if program.listening.known:
             self._look_at_connections(program, now)
         instance.sampled = now
@@ -694,29 +648,45 @@ class Watcher:
             now = time.monotonic()
             self._tell(instance, self._fresh(program, instance, now), now)
 
-    def _tell(self, instance: _Instance, finding: Finding, now: float) -> None:
-        instance.told, instance.told_at = finding.verdict.kind, now
-        self._post(Looked(instance.id, now, finding.since, finding.verdict))
+    def _tell(self, instance: WatchedInstance, finding: Finding, now: float) -> None:
+        instance.note(finding.verdict, now)
+        room = finding.verdict.kind not in SUSPICIOUS or self._has_room(instance, now)
+        self._post(Looked(instance.id, now, finding.since, finding.verdict, room))
 
-    def _look_at_host(self, now: float) -> Host:
-        if self._host is None or now - self._host_at >= HOST_S:
-            self._host, self._host_at = vitals.host(), now
+    def _look_at_host(self, now: float, instance: WatchedInstance) -> Host:
+        """Fresh while somebody is suspect."""
+        every_s = LIGHT_S if instance.told in SUSPICIOUS else HOST_S
+        if self._host is None or now - self._host_at >= every_s:
+            self._host, self._host_at = pressure.host(), now
         return self._host
 
-    def _is_watched(self, program: _Program) -> bool:
-        health = program.settings.health
-        return bool(health.http or health.tcp or health.command or health.heartbeat) or program.listening.known
+    # --- room for one more ------------------------------------------------------------------------------------------------------
 
-    def _named(self, id: InstanceId) -> tuple[_Program | None, _Instance | None]:
+    def _has_room(self, instance: WatchedInstance, now: float) -> bool:
+        """Whether the host has the memory for another instance like this one. Pages that its processes share count for each of them
+        until their parts are known: that takes a look in the lane."""
+        if now - instance.room_at < ROOM_S:
+            return instance.room
+        newest = instance.sampler.newest
+        rss_bytes = sum(process.rss_bytes for process in newest.processes) if newest is not None else 0
+        instance.room, instance.room_at = pressure.available_bytes() >= ROOM_TIMES * rss_bytes, now
+        if not instance.room:
+            search = asyncio.get_running_loop().create_task(self._measure(instance))
+            self._searches.add(search)
+            search.add_done_callback(self._searches.discard)
+        return instance.room
+
+    async def _measure(self, instance: WatchedInstance) -> None:
+        try:
+            pss_bytes = await self._lane.run(pressure.pss_bytes, instance.sampler.pids, deadline_s=PSS_DEADLINE_S)
+        except LaneError:
+            return
+        if pss_bytes is not None:
+            instance.room = pressure.available_bytes() >= ROOM_TIMES * pss_bytes
+
+    def _named(self, id: InstanceId) -> tuple[WatchedProgram | None, WatchedInstance | None]:
         program = self._programs.get(id.program)
         return program, program.instances.get(id) if program is not None else None
-
-
-def _densely(instance: _Instance, now: float) -> None:
-    """Something is odd: look closely for a while."""
-    if instance.dense_until <= now:
-        instance.dense_since = now
-    instance.dense_until = now + DENSE_FOR_S
 
 
 def _start_ask_s(age_s: float) -> float:

@@ -4,7 +4,7 @@ Two questions, never mixed. *Are customers served?* Silence is an open question 
 took, a heartbeat that is overdue) with nothing moving since: after `suspect` it is suspicion. *Is it hung?* Only silence for
 `certain` with a thread that always wants the processor or with every thread parked on a lock, or silence for `blocked` with
 anything else; and it must have been seen to do so for nearly all of that time. Excuses come first: our own blindness, a
-stopped process, an uninterruptible wait, a starved host.
+stopped process, an uninterruptible wait, a host that is starved or short of memory.
 
 What moves: an answer of this instance, bytes that it sends and a client confirms, a request that is done. What does not: a
 connection that is accepted (a live acceptor takes what its stuck threads will never serve), a client that gives up, an idle
@@ -15,202 +15,22 @@ Figures: measured on recorded faults and benign loads; the sentences beside them
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from supervisor.model import HangSettings, Kind, Nature, Verdict
+from supervisor.model import Kind, Nature, Scope, Verdict
+from supervisor.policy.excuses import excuse
+from supervisor.policy.samples import Client, Finding, ProcessSample, TreeSample, Window, WorkerFinding
+from supervisor.policy.scope import stuck_workers
+from supervisor.policy.threads import HOT_RATIO, SPAN_LEAST_S, WINDOW_S, Usage, accepts, lasting, nature, rates
+from supervisor.policy.threads import span as _span
 
-WINDOW_S = 2.0  # what a thread does is judged over this: shorter is noise, longer is late
-SPAN_LEAST_S = 0.3  # two samples nearer than this say nothing of a rate
 SILENT_SAMPLER_S = 3.0  # older samples say nothing of now
-HOT_RATIO = 0.70  # of wall time: endless loops in 8 runtimes ran above it, servers under load below it
-READY_RATIO = 0.9  # of at least READY_SAMPLES samples: a loop is always seen running or ready, other work is seen waiting at times
-READY_SAMPLES = 5
-WANTS_LEAST_RATIO = 0.30  # a thread that wants the processor and gets less than this is starved, not spinning
-STARVED_SHARE = 0.5  # run-queue delay of run + delay
-STARVED_DELAY_RATIO = 0.35  # run-queue delay of wall time
 STOPPED_S = 1.0  # job control and debuggers stop a process for less
-LASTING_S = 30.0  # no more than this is asked of the samples: they are kept for a minute
-COVERED = 0.8  # of `certain` must have been sampled before it convicts
 PASSED_OVER = 5  # probes in a row that others accepted: an instance that still takes connections would have had one
 LEAK_BYTES_PER_S = 5_000_000
 LEAK_S = 6.0  # loading a big file or a cache is over sooner
 LEAK_PARTS = 3  # the memory must have grown in each part of that time
-
-
-@dataclass(frozen=True, slots=True)
-class ThreadSample:
-    """One thread. `run_ns` and `wait_ns` (ready to run, but not running) only grow; `place` is where it waits, "" is unknown."""
-
-    tid: int
-    state: str  # as the kernel writes it: R S D T t Z I
-    run_ns: int
-    wait_ns: int
-    place: str = ""  # lock, sleep, socket, poll, epoll, accept, pipe, child, disk; else the kernel's own word
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSample:
-    pid: int
-    parent: int
-    state: str
-    cpu_s: float  # user and system time of all its threads so far
-    rss_bytes: int
-    threads: tuple[ThreadSample, ...] = ()  # only in a full sample
-
-
-@dataclass(frozen=True, slots=True)
-class TreeSample:
-    """One look at a process tree, its leader first. Full when it tells of threads."""
-
-    at: float
-    processes: tuple[ProcessSample, ...]
-
-    @property
-    def full(self) -> bool:
-        return bool(self.processes) and bool(self.processes[0].threads)
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """One open connection to the program.
-
-    key       of the connection while it lives: the client's address and port, and ours
-    inode     of the server's socket; 0 while nobody has accepted it
-    owner     the process that accepted it; 0 is nobody, or not looked for
-    waiting   it wants something that the server has not said
-    unread    the server has not even read it
-    since     from when it waits, or the connection was made
-    acked     bytes of the server that it has confirmed
-    """
-
-    key: tuple[str, int, int]
-    inode: int
-    owner: int
-    waiting: bool
-    unread: bool
-    since: float
-    acked: int
-
-    @property
-    def untaken(self) -> bool:
-        return self.waiting and (self.inode == 0 or self.unread)
-
-
-@dataclass(frozen=True, slots=True)
-class SocketSample:
-    """One look at the listening sockets. `held` are inodes that a process still has open although the connection is gone."""
-
-    at: float
-    queue: int
-    backlog: int
-    clients: tuple[Client, ...] = ()
-    held: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    processors: int
-    load: float  # the mean number of runnable or uninterruptible threads over the last minute
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """Everything that a verdict on one instance is made of.
-
-    ready    when it first answered; None: it is starting
-    moved    the last instant at which something of it moved, at least `ready`
-    watched  there is something that could tell of movement: a probe, a heartbeat or a known port
-    asked    since when a probe or a heartbeat of this instance has been missing; None: none is
-    passed   probes in a row that other instances accepted, since it last moved
-    doubted  since when the last verdict found it silent, if nothing moved since then; None: it did not
-    shared   other instances live on the same sockets
-    answer   what its last probe said, for people
-    ill      the last probe was answered, and not well (an http status of 500)
-    sockets  the newest look; None: no port is known
-    blind    why our own samples are not to be trusted; "": they are
-    """
-
-    now: float
-    hang: HangSettings
-    spawned: float
-    moved: float
-    ready: float | None = None
-    watched: bool = True
-    asked: float | None = None
-    passed: int = 0
-    doubted: float | None = None
-    shared: bool = False
-    answer: str = ""
-    ill: bool = False
-    stopping: bool = False
-    trees: tuple[TreeSample, ...] = ()
-    sockets: SocketSample | None = None
-    blind: str = ""
-    host: Host | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A verdict, and since when nothing had moved (None: that is not known)."""
-
-    verdict: Verdict
-    since: float | None
-
-
-# --- what moved between two looks ------------------------------------------------------------------------------------------------
-
-
-def follow(before: SocketSample | None, after: SocketSample) -> SocketSample:
-    """The newer look, in which a request that goes on waiting keeps the instant from which it waits (a client that sends more, or a
-    connection that is accepted, would make it look younger)."""
-    if before is None:
-        return after
-    known = {client.key: client for client in before.clients if client.waiting}
-    clients = []
-    for client in after.clients:
-        old = known.get(client.key)
-        goes_on = old is not None and client.waiting and client.acked == old.acked and old.inode in (0, client.inode)
-        clients.append(replace(client, since=min(client.since, old.since)) if old is not None and goes_on else client)
-    return replace(after, clients=tuple(clients))
-
-
-def moved_between(before: SocketSample, after: SocketSample, pids: frozenset[int] | None) -> bool:
-    """Whether something was sent or finished by these processes between two looks; None is by anybody.
-
-    A connection that was made and finished between the looks leaves no trace; the probe tells of those.
-    """
-    now = {client.key: client for client in after.clients}
-    old = {client.key: client for client in before.clients}
-    visible = sum(1 for client in after.clients if client.inode == 0)
-    resets = max(0, after.queue - visible)  # dead connections that stand in the queue until they are accepted
-    for key, client in old.items():
-        then = now.get(key)
-        if client.inode == 0 and (then is None or then.inode == 0):
-            if then is None and pids is None and not _left_queue_by_itself(client, after, resets):
-                return True
-            continue
-        if pids is not None and (client.owner or (then.owner if then is not None else 0)) not in pids:
-            continue
-        if _progressed(client, then, after.held):
-            return True
-    fresh = (client for client in after.clients if client.key not in old and (pids is None or client.owner in pids))
-    return any(client.inode and client.acked > 1 for client in fresh)
-
-
-def _progressed(client: Client, then: Client | None, held: frozenset[int]) -> bool:
-    """Of an accepted connection: more was said, or it is done. When the client resets it, the server's socket is still open."""
-    if then is None or (client.inode and then.inode != client.inode):
-        return client.waiting and client.inode not in held
-    return then.acked > client.acked and then.acked > 1
-
-
-def _left_queue_by_itself(client: Client, after: SocketSample, resets: int) -> bool:
-    """Whether a connection that was queued and is gone was reset by its client: the queue is first in, first out, so an older one
-    that still stands in it, or a dead one that does, says so."""
-    return resets > 0 or any(other.inode == 0 and other.since < client.since for other in after.clients)
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------------------------
@@ -238,8 +58,8 @@ def _judge(window: Window, newest: TreeSample) -> Finding:
     maybe_since = _quiet_since(window, sure + if_stuck)
     span_s = WINDOW_S if maybe_since is None else max(SPAN_LEAST_S, min(WINDOW_S, window.now - maybe_since))
     usage = rates(window.trees, window.now, span_s)  # what it did before it fell silent is no news
-    nature, doing = _nature(window, serving, usage, span_s)
-    stuck = nature in (Nature.SPINNING, Nature.LOCKED)
+    kind, doing = nature(window.trees, window.now, serving, span_s)
+    stuck = kind in (Nature.SPINNING, Nature.LOCKED) or any(usage[pid].wanting for pid in serving & usage.keys())
     quiet_since = maybe_since if stuck else _quiet_since(window, sure)
     stopped = _stopped_since(window)
     if stopped is not None and window.now - stopped >= STOPPED_S and window.moved <= stopped:
@@ -249,13 +69,10 @@ def _judge(window: Window, newest: TreeSample) -> Finding:
     if quiet_since is None or window.now - quiet_since < window.hang.suspect_s:
         return _moving(window, mine, usage, quiet_since)
     silence = _silence(window, mine, quiet_since)
-    if (where := _uninterruptible(window, serving)) is not None:
-        because = f"{silence}, thread {where} in an uninterruptible wait (state D): a disk or a network file system"
-        return Finding(Verdict(Kind.UNINTERRUPTIBLE, because, quiet_since), quiet_since)
-    if (hunger := _starved(serving, usage, window.host)) is not None:
-        return Finding(Verdict(Kind.STARVED, f"{silence}, {hunger}", quiet_since), quiet_since)
-    kind = _conviction(window, serving, nature, window.now - quiet_since)
-    return Finding(Verdict(kind, f"{silence}, {doing}", quiet_since, nature=nature), quiet_since)
+    if (excused := excuse(window, serving, usage)) is not None:
+        return Finding(Verdict(excused.kind, f"{silence}, {excused.because}", quiet_since, Scope.HOST), quiet_since)
+    conviction = _conviction(window, serving, kind, window.now - quiet_since)
+    return Finding(Verdict(conviction, f"{silence}, {doing}", quiet_since, nature=kind), quiet_since)
 
 
 def _mine(window: Window, newest: TreeSample) -> tuple[Client, ...]:
@@ -285,7 +102,7 @@ def _questions(window: Window, mine: tuple[Client, ...], serving: frozenset[int]
         sure.append(window.asked)
     accepted = [client.since for client in mine if client.inode]
     if_stuck: list[float] = []
-    if accepted and window.passed >= PASSED_OVER and not _accepts(window.trees, serving, max(min(accepted), window.moved)):
+    if accepted and window.passed >= PASSED_OVER and not accepts(window.trees, serving, max(min(accepted), window.moved)):
         if_stuck += accepted
     if window.doubted is not None:
         (sure if accepted else if_stuck).append(window.doubted)
@@ -303,35 +120,14 @@ def _silence(window: Window, mine: tuple[Client, ...], quiet_since: float) -> st
     return f"{words}, oldest request {_span(window.now - mine[0].since)}" if mine else words
 
 
-def _nature(window: Window, serving: frozenset[int], usage: Mapping[int, Usage], span_s: float) -> tuple[Nature, str]:
-    """What the serving processes do, and that in words."""
-    hottest = max((usage[pid] for pid in serving if pid in usage), key=lambda used: used.wants, default=None)
-    if hottest is not None and hottest.spins:
-        return Nature.SPINNING, hottest.words
-    parked = _all_locked(window.trees, window.now - span_s, serving)
-    if parked:
-        return Nature.LOCKED, f"all {parked} threads wait for locks" if parked > 1 else "its only thread waits for a lock"
-    return Nature.BLOCKED, _places(window.trees, serving)
-
-
-def _conviction(window: Window, serving: frozenset[int], nature: Nature, quiet_s: float) -> Kind:
+def _conviction(window: Window, serving: frozenset[int], doing: Nature, quiet_s: float) -> Kind:
     """SUSPECT, or the hung kind once silence and what it does have lasted for the limit that holds for its nature."""
     hang = window.hang
-    if nature in (Nature.SPINNING, Nature.LOCKED):
-        if quiet_s >= hang.certain_s and _lasting(window, serving, nature):
-            return Kind.SPINNING if nature is Nature.SPINNING else Kind.LOCKED
+    if doing in (Nature.SPINNING, Nature.LOCKED):
+        if quiet_s >= hang.certain_s and lasting(window.trees, window.now, serving, doing, hang.certain_s):
+            return Kind.SPINNING if doing is Nature.SPINNING else Kind.LOCKED
         return Kind.SUSPECT
     return Kind.BLOCKED if hang.blocked_s is not None and quiet_s >= hang.blocked_s else Kind.SUSPECT
-
-
-def _lasting(window: Window, serving: frozenset[int], nature: Nature) -> bool:
-    """Whether nearly all of `certain` was sampled, and it did the same all along: waiting for nine seconds and then working for one
-    is no endless loop."""
-    span_s = min(window.hang.certain_s, LASTING_S)
-    full = [tree for tree in window.trees if tree.full and tree.at >= window.now - span_s]
-    if not full or window.now - full[0].at < COVERED * span_s:
-        return False
-    return _nature(window, serving, rates(window.trees, window.now, span_s), span_s)[0] is nature
 
 
 def _stopped(window: Window, quiet_since: float, stopped: float) -> Finding:
@@ -346,195 +142,79 @@ def _unwatched(window: Window, newest: TreeSample) -> Finding:
     """Nothing tells of its movement: it has no probe, no heartbeat and no port that is known."""
     if (grown := _leak(window)) is not None:
         return Finding(Verdict(Kind.LEAKING, grown, window.now - LEAK_S), None)
-    leader = newest.processes[0].pid
-    if (where := _uninterruptible(window, frozenset({leader}))) is not None:
-        because = f"thread {where} in an uninterruptible wait (state D) for {_span(WINDOW_S)}"
-        return Finding(Verdict(Kind.UNINTERRUPTIBLE, because, window.now - WINDOW_S), None)
+    excused = excuse(window, frozenset({newest.processes[0].pid}), {})
+    if excused is not None and excused.kind is Kind.UNINTERRUPTIBLE:
+        return Finding(Verdict(excused.kind, excused.because, window.now - WINDOW_S, Scope.HOST), None)
     return Finding(Verdict(Kind.HEALTHY, "it runs; there is no probe and no port by which to ask it", window.moved), None)
 
 
 def _moving(window: Window, mine: tuple[Client, ...], usage: Mapping[int, Usage], quiet_since: float | None) -> Finding:
     since = window.now if quiet_since is None else quiet_since
-    kind, because = _pace(window, mine, usage)
-    return Finding(Verdict(kind, because, since), since)
+    workers = stuck_workers(window)
+    kind, scope, because = _pace(window, mine, usage, workers)
+    return Finding(Verdict(kind, because, since, scope), since, workers)
 
 
-def _pace(window: Window, mine: tuple[Client, ...], usage: Mapping[int, Usage]) -> tuple[Kind, str]:
-    """How an instance that moves is doing."""
+def _pace(
+    window: Window, mine: tuple[Client, ...], usage: Mapping[int, Usage], workers: tuple[WorkerFinding, ...]
+) -> tuple[Kind, Scope, str]:
+    """How an instance that moves is doing, and which part of it that is about."""
     if (grown := _leak(window)) is not None:
-        return Kind.LEAKING, grown
+        return Kind.LEAKING, Scope.INSTANCE, grown
     late = [c for c in mine if window.now - c.since >= window.hang.suspect_s and c.since < window.moved]
-    untaken = [client for client in late if client.untaken]
-    if untaken:
-        oldest = _span(window.now - untaken[0].since)
-        return Kind.OVERLOADED, f"requests not taken yet: {len(untaken)}, the oldest for {oldest}; others are being answered"
+    waits = [client for client in late if client.untaken and client.owner not in {worker.pid for worker in workers}]
+    if waits:
+        because = (
+            f"requests not taken yet: {len(waits)}, the oldest for {_span(window.now - waits[0].since)}; others are being answered"
+        )
+        return Kind.OVERLOADED, Scope.INSTANCE, because
+    if workers:
+        return Kind.BUSY, Scope.WORKER, "; ".join(worker.verdict.because for worker in workers)
     if window.ill:
-        return Kind.BUSY, window.answer or "it answers, and says that it is not well"
+        return Kind.BUSY, Scope.INSTANCE, window.answer or "it answers, and says that it is not well"
     if late:
-        oldest = _span(window.now - late[0].since)
-        return Kind.BUSY, f"requests that take long: {len(late)}, the oldest {oldest}; others are being answered"
+        return Kind.BUSY, Scope.REQUEST, _long(window, late, usage)
     hottest = max(usage.values(), key=lambda used: used.run, default=None)
     if hottest is not None and hottest.run >= HOT_RATIO:
-        return Kind.BUSY, f"it answers, {hottest.words}"
-    return Kind.HEALTHY, window.answer or "nobody waits"
+        return Kind.BUSY, Scope.INSTANCE, f"it answers, {hottest.words}"
+    return Kind.HEALTHY, Scope.INSTANCE, window.answer or "nobody waits"
 
 
-# --- what threads did -----------------------------------------------------------------------------------------------------------
+def _long(window: Window, late: list[Client], usage: Mapping[int, Usage]) -> str:
+    """Requests that take long, where others are answered, in words."""
+    because = f"requests that take long: {len(late)}, the oldest {_span(window.now - late[0].since)}"
+    used = usage.get(late[0].owner)
+    if used is not None and used.run >= HOT_RATIO:
+        because = f"{because}, {used.words}"
+    return f"{because}; others are being answered"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Shares of wall time of one process.
-
-    run      of all its threads together; threads under one interpreter lock share one processor, so a process counts as a whole
-    delay    ready to run but kept waiting, all threads together
-    kept     the same of the thread that wants the processor most
-    tid      the thread that ran most, and its share
-    ready    in how many of the samples one of its threads was running or ready to run; processor time that a hypervisor takes away
-             is neither run nor delay
-    """
-
-    pid: int
-    run: float
-    delay: float
-    kept: float
-    tid: int
-    hottest: float
-    ready: float = 0.0
-
-    @property
-    def wants(self) -> float:
-        return self.run + self.delay
-
-    @property
-    def spins(self) -> bool:
-        """It always wants the processor, and gets enough of it to get somewhere."""
-        return (self.wants >= HOT_RATIO or self.ready >= READY_RATIO) and self.run >= WANTS_LEAST_RATIO
-
-    @property
-    def words(self) -> str:
-        who = f"thread {self.tid}" if self.hottest >= self.run / 2 else f"process {self.pid}"
-        ran = self.hottest if self.hottest >= self.run / 2 else self.run
-        if self.run >= HOT_RATIO:
-            return f"{who} at {_percent(ran)} of a core"
-        return f"{who} at {_percent(ran)} of a core, and kept from it for {_percent(min(self.delay, 1.0))} of the time"
-
-
-def rates(trees: tuple[TreeSample, ...], now: float, span_s: float) -> dict[int, Usage]:
-    """What each process used between the oldest and the newest full sample of the span; empty when they are too near."""
-    full = [tree for tree in trees if tree.full and tree.at >= now - span_s]
-    if len(full) < 2 or full[-1].at - full[0].at < SPAN_LEAST_S:
-        return {}
-    wall_ns = (full[-1].at - full[0].at) * 1e9
-    before = {thread.tid: thread for process in full[0].processes for thread in process.threads}
-    found = {}
-    for process in full[-1].processes:
-        deltas = [
-            (max(0, thread.run_ns - old.run_ns) / wall_ns, max(0, thread.wait_ns - old.wait_ns) / wall_ns, thread.tid)
-            for thread in process.threads
-            if (old := before.get(thread.tid)) is not None
-        ]
-        if deltas:
-            hottest_run, _, tid = max(deltas)
-            kept = max(deltas, key=lambda delta: delta[0] + delta[1])[1]
-            run, delay = sum(delta[0] for delta in deltas), sum(delta[1] for delta in deltas)
-            found[process.pid] = Usage(process.pid, run, delay, kept, tid, hottest_run, _ready(full, process.pid))
-    return found
-
-
-def _ready(full: list[TreeSample], pid: int) -> float:
-    threads = [process.threads for tree in full for process in tree.processes if process.pid == pid]
-    if len(threads) < READY_SAMPLES:
-        return 0.0
-    return sum(any(thread.state == "R" for thread in each) for each in threads) / len(threads)
-
-
-def _starved(serving: frozenset[int], usage: Mapping[int, Usage], host: Host | None) -> str | None:
-    """In words, when a process that wants to run is kept from it by others; else None."""
-    for pid in serving & usage.keys():
-        used = usage[pid]
-        waits = used.kept >= STARVED_DELAY_RATIO and used.kept >= STARVED_SHARE * (used.run + used.kept)
-        if waits and used.run < WANTS_LEAST_RATIO:
-            words = (
-                f"process {pid} kept from the processor for {_percent(used.kept)} of the time, at {_percent(used.run)} of a core"
-            )
-            return f"{words} (load {host.load:.1f} on {host.processors} processors)" if host is not None else words
-    return None
-
-
-def _all_locked(trees: tuple[TreeSample, ...], since: float, serving: frozenset[int]) -> int:
-    """How many threads the serving processes have, when every one was parked on a lock in every full sample since then; else 0."""
-    full = [tree for tree in trees if tree.full and tree.at > since]
-    parked = 0
-    for tree in full:
-        threads = [thread for process in tree.processes if process.pid in serving for thread in process.threads]
-        if any(thread.place != "lock" for thread in threads):
-            return 0
-        parked = len(threads)
-    return parked if len(full) >= 2 else 0
-
-
-def _places(trees: tuple[TreeSample, ...], serving: frozenset[int]) -> str:
-    """Where the serving threads stand in the newest full sample, in words."""
-    full = next((tree for tree in reversed(trees) if tree.full), None)
-    if full is None:
-        return "what its threads do is not known yet"
-    threads = [thread for process in full.processes if process.pid in serving for thread in process.threads]
-    counted = Counter("running" if thread.state == "R" else _WORDS.get(thread.place, thread.place) for thread in threads)
-    if not counted:
-        return "what its threads do is not known yet"
-    return "threads: " + ", ".join(f"{count} {place or 'in an unknown wait'}" for place, count in counted.most_common(4))
-
-
-_WORDS = {
-    "lock": "wait for a lock",
-    "sleep": "sleep",
-    "socket": "wait for a socket",
-    "poll": "in poll or select",
-    "epoll": "in epoll",
-    "accept": "in accept",
-    "pipe": "wait for a pipe",
-    "child": "wait for a child process",
-    "disk": "wait for a disk",
-}
-
-
-def _accepts(trees: tuple[TreeSample, ...], serving: frozenset[int], since: float) -> bool:
-    """Whether a serving thread was seen since then where threads wait for connections: it takes some, and others are woken first."""
-    threads = (
-        t for tree in trees if tree.at > since for process in tree.processes if process.pid in serving for t in process.threads
-    )
-    return any(thread.place in ("accept", "poll", "epoll") for thread in threads)
-
-
-def _uninterruptible(window: Window, serving: frozenset[int]) -> int | None:
-    """A thread of these processes that stood in state D in every sample of the window, at least three over a second; else None."""
-    recent = [tree for tree in window.trees if tree.at >= window.now - WINDOW_S]
-    if len(recent) < 3 or recent[-1].at - recent[0].at < WINDOW_S / 2:
-        return None
-    stuck = set.intersection(*(_in_state_d(tree, serving) for tree in recent))
-    return min(stuck) if stuck else None
-
-
-def _in_state_d(tree: TreeSample, serving: frozenset[int]) -> set[int]:
-    found = {process.pid for process in tree.processes if process.pid in serving and process.state == "D"}
-    return found | {t.tid for process in tree.processes if process.pid in serving for t in process.threads if t.state == "D"}
+# --- states, memory, words ---------------------------------------------------------------------------------------------------------
 
 
 def _stopped_since(window: Window) -> float | None:
-    """From which sample on the leader, or every process that serves, has been in state T; None: it is not stopped."""
+    """From which sample on the leader, or every process that serves, has been in state T; None: it is not stopped.
+
+    When all that serves is stopped nothing can have moved: if that is said, we were blind, and it counts from then.
+    """
     since = None
     for tree in reversed(window.trees):
         if not tree.processes or not _is_stopped(tree):
             break
         since = tree.at
+    if since is not None and all(process.state == "T" for process in _leaves(window.trees[-1])):
+        return max(since, window.moved)
     return since
 
 
 def _is_stopped(tree: TreeSample) -> bool:
+    return tree.processes[0].state == "T" or all(process.state == "T" for process in _leaves(tree))
+
+
+def _leaves(tree: TreeSample) -> list[ProcessSample]:
+    """Those without children; a tree whose sample was taken while it changed may have none."""
     parents = {process.parent for process in tree.processes}
-    leaves = [process for process in tree.processes if process.pid not in parents]
-    return tree.processes[0].state == "T" or (bool(leaves) and all(process.state == "T" for process in leaves))
+    return [process for process in tree.processes if process.pid not in parents] or [tree.processes[0]]
 
 
 def _leak(window: Window) -> str | None:
@@ -561,11 +241,3 @@ def _rss_at(trees: Iterable[TreeSample], at: float) -> tuple[float, int] | None:
     if found is None or at - found.at > LEAK_S / LEAK_PARTS:
         return None
     return found.at, sum(process.rss_bytes for process in found.processes)
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
-
-
-def _percent(ratio: float) -> str:
-    return f"{ratio * 100:.0f} %"
