@@ -28,6 +28,7 @@ from supervisor.mechanism.sockets import refuse_descriptors
 __all__ = ["Backend", "Reading", "Server", "ServerError", "Story"]
 
 CLIENT_LIMIT = 64  # commands live for milliseconds; 64 who follow are a mistake
+MEMBERS_LIMIT = 48  # after so many only the owner and root get in: members of the group must not lock them out
 BACKLOG = 64
 IDLE_S = 60.0  # a client asks as soon as it has connected
 SLOW_S = 10.0  # a client that takes nothing of its answer for this long is dropped
@@ -238,8 +239,8 @@ class _Connection(asyncio.Protocol):
         self.owner = _owner(peer)
         if not self.owner and not (self._gid is not None and _member(peer, self._gid)):
             self._refuse(messages.REFUSED, "this control socket is its owner's, root's, and that of the members of [reviver] group")
-        elif len(self._clients) > CLIENT_LIMIT:
-            self._refuse(messages.REFUSED, f"{CLIENT_LIMIT} clients are connected already: try again later")
+        elif len(self._clients) > (limit := CLIENT_LIMIT if self.owner else MEMBERS_LIMIT):
+            self._refuse(messages.REFUSED, f"{limit} clients are connected already: try again later")
         else:
             self._rest()
 

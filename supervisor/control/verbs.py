@@ -22,6 +22,7 @@ from supervisor.policy.program import create
 from supervisor.records.journal import JournalError
 
 TRIED = 10  # notes that `explain` tells
+NAME_SHOWN = 65  # characters of a name that nobody knows: one more than any has
 
 
 class Refused(Exception):
@@ -340,6 +341,7 @@ def _faults(count: int) -> str:
 def _unknown(name: str, known: list[str]) -> str:
     import difflib  # only a slip of the fingers needs it: the daemon starts without
 
+    name = name[:NAME_SHOWN]  # what is longer is none, and takes long to compare
     if not known:
         return f"there is no program {name!r}: the configuration has none"
     near = difflib.get_close_matches(name, known, 1)
@@ -349,7 +351,7 @@ def _unknown(name: str, known: list[str]) -> str:
 def _signal_name(text: str) -> str:
     """A signal's name without SIG, from "HUP", "sighup" or "1". Raises Refused."""
     name = text.upper().removeprefix("SIG")
-    if text.isdecimal() and int(text) in set(signal.Signals):
+    if text in {str(int(known)) for known in signal.Signals}:
         return signal.Signals(int(text)).name.removeprefix("SIG")
     if f"SIG{name}" not in signal.Signals.__members__:
         raise Refused(messages.INVALID_PARAMS, f"there is no signal {text[:40]!r}: write it like HUP, USR1 or TERM")
