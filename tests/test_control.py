@@ -205,6 +205,18 @@ def test_client_beyond_the_limit_is_told_so(daemon: Running, monkeypatch: pytest
     assert ask(daemon, "about")["pid"] == os.getpid()
 
 
+def test_members_of_the_group_cannot_lock_the_owner_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MEMBERS_LIMIT", 1)
+    monkeypatch.setattr(server, "_owner", lambda _: False)
+    with running(place, group=grp.getgrgid(os.getgid()).gr_name) as serving, connect(serving) as member:
+        member.sendall(request("about"))
+        lines(member, 1)
+        with pytest.raises(Refusal, match="1 clients are connected already"):
+            ask(serving, "about")
+        monkeypatch.setattr(server, "_owner", lambda _: True)
+        assert ask(serving, "about")["pid"] == os.getpid()
+
+
 def _clients(daemon: Running) -> int:
     """Connections that the daemon holds at its socket."""
     return len(Path("/proc/net/unix").read_text().split(daemon.path)) - 2
@@ -518,6 +530,15 @@ def test_signal_that_does_not_exist_is_a_usage_error(daemon: Running) -> None:
     assert refused.value.code == messages.USAGE
 
 
+def test_huge_words_are_refused_like_any_other(daemon: Running) -> None:
+    """Neither a defect of ours (int() takes 4300 digits) nor the work of comparing a megabyte with every name."""
+    with pytest.raises(Refusal, match="there is no signal '9999"):
+        ask(daemon, "signal", names=["store"], signal="9" * 5000)
+    with pytest.raises(Refusal, match="there is no program 'ssss") as refused:
+        ask(daemon, "explain", name="s" * 1_000_000)
+    assert len(str(refused.value)) < 200
+
+
 def test_signal_to_what_does_not_run_is_refused(daemon: Running) -> None:
     with pytest.raises(Refusal, match="worker is not running"):
         ask(daemon, "signal", names=["all"], signal="HUP")
@@ -606,6 +627,19 @@ def test_client_finds_the_daemons_places(
     monkeypatch.chdir(place)
     assert client.find_config(None, environ) == str(config.find(None, environ))
     assert client.find_runtime_dir(str(file), environ) == config.load(file, environ).daemon.runtime_dir
+
+
+@ROOT_ONLY
+def test_client_asks_nobody_in_a_directory_that_another_user_made(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In /tmp anybody can be the first to make it, and answer there as if they were the daemon."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    directory = place / "reviver-1000"
+    directory.mkdir()
+    environ = {"TMPDIR": str(place)}
+    with pytest.raises(Refusal, match="another user"):
+        client.find_runtime_dir(None, environ)
+    os.chown(directory, 1000, -1)
+    assert client.find_runtime_dir(None, environ) == str(directory)
 
 
 def test_client_looks_for_a_configuration_in_the_daemons_order(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

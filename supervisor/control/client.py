@@ -57,7 +57,8 @@ def find_config(explicit: str | None, environ: Mapping[str, str]) -> str | None:
 def find_runtime_dir(config: str | None, environ: Mapping[str, str]) -> str:
     """The directory of the control socket: the one that the configuration file `config` names, else the default of this user.
 
-    raises  Refusal when the file does not exist: another daemon than the one that is meant could answer
+    raises  Refusal when the file does not exist, or the default is another user's: another daemon than the one that is meant could
+            answer
     """
     return (_named_dir(config) if config else None) or _default_dir(environ)
 
@@ -93,7 +94,11 @@ def _default_dir(environ: Mapping[str, str]) -> str:
     own = environ.get("XDG_RUNTIME_DIR", "")
     if own.startswith("/"):
         return f"{own.rstrip('/')}/reviver"
-    return f"{environ.get('TMPDIR') or '/tmp'}/reviver-{os.geteuid()}"
+    shared = f"{environ.get('TMPDIR') or '/tmp'}/reviver-{os.geteuid()}"
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(shared).st_uid != os.geteuid():
+            raise Refusal(REFUSED, f"{shared} is another user's, who could answer in the daemon's place: set XDG_RUNTIME_DIR")
+    return shared
 
 
 class Client:
