@@ -108,6 +108,14 @@ def test_write_on_a_full_disk_says_so_and_keeps_the_old_file(remarks: list[str])
         handover.close()
 
 
+def test_read_of_a_file_that_is_nested_too_deeply_is_reported(handover: Handover, tmp_path: Path, remarks: list[str]) -> None:
+    """Garbage must not keep a supervisor from starting."""
+    handover.write(program())
+    (tmp_path / "handover" / "deep.json").write_text('{"odd":' + "[" * 100_000)
+    assert handover.read_all() == (program(),)
+    assert "deep.json" in remarks[0]
+
+
 def test_write_after_the_folder_was_removed_makes_it_again(handover: Handover, tmp_path: Path) -> None:
     handover.write(program())
     shutil.rmtree(tmp_path / "handover")

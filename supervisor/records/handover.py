@@ -78,7 +78,7 @@ class Handover:
                 record = decoder.decode(path.read_bytes())
             except OSError as problem:
                 self._report(f"cannot read {path}: {problem.strerror}; what runs of {path.stem} is not known")
-            except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
                 self._report(f"cannot use {path}: {problem}; what runs of {path.stem} is not known")
             else:
                 if record.boot == self._boot_id:
