@@ -5,9 +5,13 @@ from __future__ import annotations
 import signal
 import socket
 import struct
+import sys
 from pathlib import Path
 
+import pytest
+
 from supervisor import notify
+from supervisor.commands import screen
 from tests.supervised import Supervised, free_port, python
 
 SLEEPER = "import signal; signal.pause()"
@@ -50,6 +54,13 @@ while True:
         daemon.until("instance.started", lambda line: line["text"].startswith("app:2"))
         with socket.create_connection(("127.0.0.1", port), timeout=10):
             pass
+
+
+def test_json_on_a_terminal_holds_no_control_character(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A thread may be named so that its name moves the cursor: terminals obey U+009B, which JSON leaves as it is."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    screen.say_json({"text": "\x9b2J \u202e \x1b[2J"})
+    assert capsys.readouterr().out.rstrip("\n").isprintable()
 
 
 def _fill(connection: socket.socket) -> None:

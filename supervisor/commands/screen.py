@@ -59,8 +59,8 @@ def remark(text: str) -> None:
 
 
 def say_json(value: Any) -> None:
-    """One object, for scripts."""
-    say(json.dumps(value, ensure_ascii=False))
+    """One object, for scripts. On a terminal in ASCII: JSON itself leaves the control characters beyond it as they are."""
+    say(json.dumps(value, ensure_ascii=sys.stdout.isatty()))
 
 
 def colourful() -> bool:
