@@ -1,14 +1,11 @@
 """The one event loop: event -> policy -> handover -> effects -> mechanisms. Wiring, no decisions.
 
-    python -m supervisor.daemon [--config PATH]
-
 The order within a turn is the promise behind a supervisor that may die at any instruction: the fleet that `step` returned stands in the
 handover before any of its effects is done. Nothing that can block runs here: it goes into a lane, and comes back as an event.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -660,13 +657,8 @@ def _programs(count: int) -> str:
     return "1 program" if count == 1 else f"{count} programs"
 
 
-def main() -> int:
-    """Run the supervisor; the exit code is the command line's (DESIGN: 0, 1, 78)."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m supervisor.daemon", description="Reviver's daemon: what `reviver run` runs."
-    )
-    arguments.add_argument("--config", metavar="PATH")
-    explicit = arguments.parse_args().config
+def main(explicit: str | None) -> int:
+    """Run the supervisor with this configuration, or the first one on the search path; the answer is the exit code (0, 1, 78)."""
     try:
         settings = config.load(config.find(explicit, os.environ), os.environ)
     except config.ConfigErrors as faults:
@@ -684,7 +676,3 @@ def main() -> int:
 
 async def _live(settings: Settings) -> None:
     await Daemon(settings, os.environ).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

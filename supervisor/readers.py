@@ -6,7 +6,6 @@ people. `config` puts these readers into its table; which keys there are is not 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -150,6 +149,8 @@ def dotted(path: str, name: str) -> str:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, as a question; "" when there is none."""
+    import difflib  # only a slip of the fingers needs it: the daemon starts without
+
     near = difflib.get_close_matches(name[:SHOWN_LIMIT], list(known), n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else ""
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,7 @@ def free_port() -> int:
 class Supervised:
     """`with Supervised(folder, programs) as daemon:` runs a daemon there, and ends it and all it started."""
 
-    def __init__(self, folder: Path, programs: str, *, reviver: str = "", arguments: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, programs: str, *, reviver: str = "") -> None:
         """programs: the configuration's TOML beneath [reviver]; reviver: more keys of that table."""
         self.folder = folder
         self.config = folder / "config.toml"
@@ -42,7 +42,6 @@ class Supervised:
         self.write(programs)
         self.seen: list[Line] = []
         self._lines: queue.Queue[Line | None] = queue.Queue()
-        self._arguments = arguments
 
     def write(self, programs: str) -> None:
         """Change the configuration file."""
@@ -51,7 +50,7 @@ class Supervised:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.daemon", "--config", str(self.config), *self._arguments],
+            [sys.executable, "-m", "supervisor", str(self.config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

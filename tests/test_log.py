@@ -6,8 +6,6 @@ import json
 import os
 import pty
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -174,9 +172,3 @@ def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(piped: Reader) -> 
     for number in range(500):
         piped.log.note(WALL, Note("store", "a.b", f"{number} {'x' * 1000}"))
     assert len(piped.lines()) == 500
-
-
-def test_importing_the_log_brings_no_rich_and_hides_it_from_nobody() -> None:
-    script = "import sys, supervisor.records.log; print('rich' in sys.modules); import rich"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -12,5 +12,4 @@ def run(config: str | None) -> NoReturn:
 
     -P: modules are not looked for in the working directory, which may hold anything.
     """
-    arguments = ["--config", config] if config else []
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor.daemon", *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor", *([config] if config else [])])

@@ -7,9 +7,6 @@ are never mixed up: answered, not answered, or unknown because something of ours
 On a socket that several instances share, any of them may accept. `whose` tells who did, before the request is sent: an answer of
 another instance is no news of this one. On a held socket the kernel completes the handshake whether or not anybody serves, so there
 a tcp question means something only together with `whose`.
-
-https is asked without looking at the certificate: the question is whether this server answers, mostly at loopback under a name that
-no certificate carries; nothing secret is sent.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ import os
 import pwd
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -38,6 +34,7 @@ from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import tree
 from supervisor.mechanism.sockets import refuse_descriptors
 from supervisor.model import InstanceId, ProgramSettings
+from supervisor.notify import OURS
 
 LATE_S = 0.5  # a timeout that comes this much too late says that our own loop was stuck, and nothing of the server
 FIRST_STEP_S = 0.005  # who accepted is asked after this long, then each time after twice as long
@@ -98,7 +95,6 @@ class HttpTarget:
     address: Address
     host: str  # of the Host header
     path: str  # with its query
-    tls: bool = False
 
     @property
     def name(self) -> str:
@@ -170,13 +166,12 @@ def _http_target(url: str, held: Sequence[Address]) -> HttpTarget:
         address = held[0]
         return HttpTarget(address, "localhost" if isinstance(address, str) else _host_header(*address), _ascii(url))
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme != "http" or not parts.hostname:
         raise ValueError(f"{url!r} is no http address: write /path, or http://host:port/path")
-    tls = parts.scheme == "https"
-    address = (_reachable(parts.hostname), parts.port or (443 if tls else 80))
+    address = (_reachable(parts.hostname), parts.port or 80)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.encode("idna").decode()
     path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-    return HttpTarget(address, host if parts.port is None else f"{host}:{parts.port}", _ascii(path), tls)
+    return HttpTarget(address, host if parts.port is None else f"{host}:{parts.port}", _ascii(path))
 
 
 def _ascii(path: str) -> str:
@@ -236,13 +231,11 @@ async def ask_http(target: HttpTarget, *, timeout_s: float, whose: Whose | None 
            False, another one; None, nobody yet. Nothing is sent before. Only asked of TCP connections.
     """
     question = _Question(target.name, timeout_s)
-    wire: _Plain | _Tls | None = None
+    wire: _Wire | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            wire = _Plain(await _connect(target.address))
+            wire = _Wire(await _connect(target.address))
             await _accepted(wire.sock, whose)
-            if target.tls:
-                wire = await _Tls.over(wire.sock, target.host)
             reply = _Reply(target, wire)
             status = await reply.status(question)
     except (OSError, LaneError, h11.ProtocolError, _UnknownError, _ElsewhereError) as problem:
@@ -298,9 +291,6 @@ class _Question:
                 )
             case TimeoutError():
                 text = f"no answer for {_span(took_s)}" if not self.spoke else f"no whole answer for {_span(took_s)}"
-            case ssl.SSLError():  # an OSError whose number is none of errno's
-                self.spoke = not isinstance(problem, ssl.SSLEOFError)
-                text = "no https answer" if self.spoke else "closed without an answer"
             case OSError(errno=number) if number in OUR_FAULTS:
                 return self.unknown(f"cannot be asked: {_words(problem)}")
             case OSError():
@@ -376,7 +366,7 @@ async def _connect_unix(path: str) -> socket.socket:
         raise
 
 
-class _Plain:
+class _Wire:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
 
@@ -390,39 +380,10 @@ class _Plain:
         self.sock.close()
 
 
-class _Tls:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def over(cls, sock: socket.socket, host: str) -> _Tls:
-        name = host.removeprefix("[").rpartition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        return cls(*await asyncio.open_connection(sock=sock, ssl=_tls_context(), server_hostname=name))
-
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def receive(self) -> bytes:
-        return await self._reader.read(RECEIVE_BYTES)
-
-    def close(self) -> None:
-        self._writer.transport.abort()
-
-
-@functools.cache
-def _tls_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
 class _Reply:
     """One request, and what comes back."""
 
-    def __init__(self, target: HttpTarget, wire: _Plain | _Tls) -> None:
+    def __init__(self, target: HttpTarget, wire: _Wire) -> None:
         self._wire = wire
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_LIMIT_BYTES)
         headers = [("Host", target.host), ("User-Agent", "reviver/0.1"), ("Accept", "*/*"), ("Connection", "close")]
@@ -711,6 +672,6 @@ def _identity(target: CommandTarget) -> _Identity:
 
 def _environment(target: CommandTarget, identity: _Identity) -> dict[str, str]:
     """What the program is given (`launch`), but for NOTIFY_SOCKET: a probe must not speak for the program."""
-    ours = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    ours = {name: value for name, value in os.environ.items() if name not in OURS}
     ours["PATH"] = f"{ours.get('PATH', os.defpath)}:{os.path.dirname(sys.executable)}"
     return ours | dict(identity.env) | dict(target.env)

@@ -10,35 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import select
-import sys
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import msgspec
+import structlog
 
 from supervisor.lanes import Lane
 from supervisor.model import Note
 from supervisor.records.backlog import Backlog
-
-
-@contextmanager
-def _absent(module: str) -> Iterator[None]:
-    """Nothing imported inside finds `module`: structlog would import rich for tracebacks that are never shown, 4 MiB resident."""
-    modules: dict[str, Any] = sys.modules
-    known = modules.get(module)
-    modules[module] = None
-    try:
-        yield
-    finally:
-        del modules[module]
-        if known is not None:
-            modules[module] = known
-
-
-with _absent("rich"):
-    import structlog
 
 LINES_LIMIT = 10_000  # lines that wait for the reader: about 1 MB, and minutes of the busiest story
 SUBJECT_WIDTH = 7  # "store:1"; wider subjects widen the column for the lines that follow
