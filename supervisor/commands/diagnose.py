@@ -47,6 +47,7 @@ def _ways(found: Look, again: str) -> Ways:
         tracer=who.tracer,
         node=found.node,
         again=again,
+        sudo="" if who.open else who.sudo,
     )
 
 

@@ -8,7 +8,6 @@ becomes a sentence that says how to see it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import pwd
 import re
@@ -16,9 +15,9 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from supervisor.commands import Refusal
 from supervisor.commands.diagnose_verdict import Peer, Probe, Seen
@@ -29,7 +28,7 @@ from supervisor.mechanism import dump_kernel, origin, pressure, tree
 from supervisor.mechanism.dumping import Taker
 from supervisor.mechanism.evidence import LAST_TAKERS, TAKERS, Collected, collect
 from supervisor.mechanism.listening import Listening, find
-from supervisor.mechanism.probes import Address, Target, ask, targets
+from supervisor.mechanism.probes import Address, CommandTarget, Target, Whose, ask, targets
 from supervisor.mechanism.redaction import HIDDEN, hide
 from supervisor.mechanism.release import resolve
 from supervisor.mechanism.sockdiag import Listener, Owners, SockDiag
@@ -38,15 +37,21 @@ from supervisor.model import HealthSettings, LaunchSettings, ProgramSettings
 from supervisor.policy.cause import Cause, Code, cause, packages
 from supervisor.policy.samples import SocketSample, TreeSample, follow
 
+T = TypeVar("T")
+
 LOOK_S = 2.1  # a thread is judged over two seconds: shorter is noise
 STEP_S = 0.1
 ANSWER_S = 4.0  # after which everything that is not there yet is left out: with start-up and printing an answer takes less than 5 s
+LEAST_S = 0.05  # that is given to each of what is read at the end, however late it is
 EVIDENCE_S = 1.4  # five stacks take 0.6 s in peace
 SLACK_S = 0.3  # a dumper is ended a moment after its limit
-READ_S = 0.5  # a file of /proc is there within a millisecond; that of a process in state D may never come
+READ_S = (
+    0.7  # what takes milliseconds, and git for the line's commit; of a process in state D, or on a dead disk, it may never come
+)
 PROBE_STEP_S = 0.25
 SOURCE_BYTES = 2 << 20
-AROUND = 1  # lines of source before and after the one that matters
+AROUND = 1  # lines of source before and after those that matter
+SPREAD = 3  # that are shown after the first of those
 OUTPUT_BYTES = 16 * 1024
 OUTPUT_LINES = 8
 TEXT_LIMIT = 160  # characters of a line of source or output
@@ -85,6 +90,12 @@ class Person:
     under: str = ""
     tracer: int = 0
     open: bool = True
+
+    @property
+    def sudo(self) -> str:
+        """The command with more rights; by its whole path, as sudo looks for commands in places of its own."""
+        ours = os.path.abspath(sys.argv[0])
+        return f"sudo {ours if os.path.basename(ours) == 'reviver' else 'reviver'} diagnose {self.pid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,16 +256,16 @@ async def look(pid: int, http: str, inspect: bool) -> Look:
     listening = Listening(diag, ())
     try:
         seen, listeners = await _watch(who, sampler, diag, listening, lane, http, unseen)
-        found = await _stacks(pid, lane, LAST_TAKERS if inspect else TAKERS, unseen)
-        with contextlib.suppress(OSError, LaneError):
-            seen = replace(seen, peers=await lane.run(_peers, found, deadline_s=READ_S))
+        found = await _stacks(who, lane, LAST_TAKERS if inspect else TAKERS, unseen)
+        seen = replace(seen, peers=await _or((), lane, until, _peers, found))
     finally:
         listening.close()
         diag.close()
     if tree.start_ticks(pid) != who.start_ticks:
         _refuse(f"process {pid} ({who.name}) ended while it was looked at")
     code = Code((who.directory,) if who.directory else (), packages(who.words))
-    release = resolve(LaunchSettings(command=who.words, directory=who.directory))[0] if who.directory else ""
+    there = LaunchSettings(command=who.words, directory=who.directory)
+    release = (await _or(("", ""), lane, until, resolve, there))[0] if who.directory else ""
     named = cause(found.threads, code, release)
     newest = sampler.newest
     return Look(
@@ -265,13 +276,21 @@ async def look(pid: int, http: str, inspect: bool) -> Look:
         rss_bytes=sum(process.rss_bytes for process in newest.processes) if newest is not None else 0,
         growth=sampler.growth(LOOK_S * 0.8),
         cause=named,
-        source=tuple(_source(named, who, until)) if named is not None else (),
+        source=await _or((), lane, until, _source, named, who, until),
         threads=_rows(found, seen.trees, code),
         listeners=listeners,
-        output=_output(who),
+        output=await _or(Output("not to be read"), lane, until, _output, who),
         node=not inspect and any(dump_kernel.exe_name(each) in NODE for each in sampler.pids),
         unseen=tuple(unseen),
     )
+
+
+async def _or(otherwise: T, lane: Lane, until: float, call: Callable[..., T], *args: Any) -> T:
+    """What a call in the lane gives, or else this: a dead disk is in the way of nothing but what stands on it."""
+    try:
+        return await lane.run(call, *args, deadline_s=max(LEAST_S, min(READ_S, until - time.monotonic())))
+    except (OSError, LaneError):
+        return otherwise
 
 
 async def _watch(
@@ -284,29 +303,26 @@ async def _watch(
     began = time.monotonic()
     until = began + LOOK_S
     asked = _targets(http, listeners)
-    asking = asyncio.ensure_future(_ask(asked[0], until)) if asked else None
+    asking = asyncio.create_task(_ask(asked[0], until, _whose(asked[0], sampler, listening))) if asked else None
     looks: list[SocketSample] = []
+    told = listening.known
     while (now := time.monotonic()) < until:
         sampler.sample(now, full=True)
-        if listening.known:
+        if told:
             try:
                 before = looks[-1] if looks else None
                 looks.append(_without_us(follow(before, listening.look(now, before, sampler.pids, attribute=True)), bool(asked)))
             except OSError as problem:
                 unseen.append(f"who waits for it: the kernel does not tell of its sockets ({problem})")
-                break
+                told = False
         await asyncio.sleep(STEP_S)
     probe = await asking if asking is not None else None
     now = time.monotonic()
     sampler.sample(now, full=True)
     newest = sampler.newest
-    free = (
-        frozenset(p.pid for p in newest.processes if listening.served_by(p))
-        if newest is not None and listening.known
-        else frozenset()
-    )
-    trees = sampler.since(began)
-    return Seen(began, now, trees, tuple(looks), free, probe, pressure.host()), listeners
+    processes = newest.processes if newest is not None and told else ()
+    free = frozenset(process.pid for process in processes if listening.served_by(process))
+    return Seen(began, now, sampler.since(began), tuple(looks), free, probe, pressure.host()), listeners
 
 
 async def _listeners(
@@ -346,11 +362,23 @@ def _targets(http: str, listeners: tuple[Listener, ...]) -> tuple[Target, ...]:
         raise Refusal(REFUSED, f"{http} cannot be asked: {where}") from None
 
 
-async def _ask(target: Target, until: float) -> Probe:
-    """Ask again and again until the look is over."""
+def _whose(target: Target, sampler: Sampler, listening: Listening) -> Whose | None:
+    """How to tell whether it was this tree that accepted a question on its own port: another instance may have the same socket."""
+    if isinstance(target, CommandTarget) or isinstance(target.address, str) or target.address[1] not in listening.ports:
+        return None
+
+    def whose(local: tuple[str, int], peer: tuple[str, int]) -> bool | None:
+        owner = listening.accepted_by(local, peer, sampler.pids)
+        return None if owner == 0 else owner is not None
+
+    return whose
+
+
+async def _ask(target: Target, until: float, whose: Whose | None) -> Probe:
+    """Ask again and again until the look is over. What another instance answers is no news of this one."""
     text, moved, asked, ill = "", None, None, False
     while (left_s := until - time.monotonic()) > PROBE_STEP_S:
-        outcome = await ask(target, timeout_s=left_s)
+        outcome = await ask(target, timeout_s=left_s, whose=whose)
         text = outcome.text
         if outcome.answered or outcome.spoke:
             moved, asked, ill = outcome.at + outcome.took_s, None, not outcome.answered
@@ -372,13 +400,14 @@ def _without_us(seen: SocketSample, asking: bool) -> SocketSample:
 # --- what it does ---------------------------------------------------------------------------------------------------------------
 
 
-async def _stacks(pid: int, lane: Lane, takers: tuple[Taker, ...], unseen: list[str]) -> Collected:
+async def _stacks(who: Person, lane: Lane, takers: tuple[Taker, ...], unseen: list[str]) -> Collected:
     try:
-        found = await lane.run(collect, pid, time.monotonic() + EVIDENCE_S, takers, deadline_s=EVIDENCE_S + SLACK_S)
+        found = await lane.run(collect, who.pid, time.monotonic() + EVIDENCE_S, takers, deadline_s=EVIDENCE_S + SLACK_S)
     except LaneError:
         unseen.append("its stacks: the kernel did not answer in time for one of its processes (a dead disk?)")
         return Collected()
-    unseen += [f"stacks of {problem}" for problem in dict.fromkeys(found.problems)]
+    if found.problems and who.open:
+        unseen += [*(f"stacks of {problem}" for problem in dict.fromkeys(found.problems)), *_yama(who)]
     return found
 
 
@@ -440,22 +469,24 @@ def _rows(found: Collected, trees: tuple[TreeSample, ...], code: Code) -> tuple[
     return tuple(sorted(rows, key=lambda row: (-round(row.busy, 2), not row.request, not row.peers, not row.where, row.tid)))
 
 
-def _source(named: Cause, who: Person, until: float) -> Iterator[SourceLine]:
-    """The lines around the first one seen. A file that was changed after the process started is not what it runs."""
-    if not named.lines or not os.path.isabs(named.path):
-        return
+def _source(named: Cause | None, who: Person, until: float) -> tuple[SourceLine, ...]:
+    """The lines around those seen first. A file that was changed after the process started is not what it runs."""
+    if named is None or not named.lines or not os.path.isabs(named.path):
+        return ()
     path = f"/proc/{who.pid}/root{named.path}"
     try:
         about = os.stat(path)
-        if about.st_mtime > who.started_wall + _CLOCK_SLACK_S or about.st_size > SOURCE_BYTES:
-            return
-        texts = beginning(path, SOURCE_BYTES).decode(errors="replace").splitlines()
     except OSError:
-        return
+        return ()
+    if about.st_mtime > who.started_wall + _CLOCK_SLACK_S or about.st_size > SOURCE_BYTES:
+        return ()
+    texts = beginning(path, SOURCE_BYTES).decode(errors="replace").splitlines()
     commits = {line.number: line.commit for line in origin.lines(named, who.pid, until)}
-    first, last = named.lines[0] - AROUND, min(named.lines[-1], named.lines[0] + 3) + AROUND
-    for number in range(max(1, first), min(last, len(texts)) + 1):
-        yield SourceLine(number, texts[number - 1][:TEXT_LIMIT].expandtabs(4), number in named.lines, commits.get(number, ""))
+    first, last = named.lines[0] - AROUND, min(named.lines[-1], named.lines[0] + SPREAD) + AROUND
+    return tuple(
+        SourceLine(number, texts[number - 1][:TEXT_LIMIT].expandtabs(4), number in named.lines, commits.get(number, ""))
+        for number in range(max(1, first), min(last, len(texts)) + 1)
+    )
 
 
 def _output(who: Person) -> Output:
@@ -488,19 +519,16 @@ def _output(who: Person) -> Output:
 
 def _limits(who: Person) -> Iterator[str]:
     if not who.open:
-        yield (f"its sockets, environment and folder, and its stacks: it belongs to {who.user}; to see them: {_sudo(who.pid)}")
-        return
+        yield f"where its threads wait, its sockets, stacks, folder and environment: it belongs to {who.user}; to see them: {who.sudo}"
+
+
+def _yama(who: Person) -> Iterator[str]:
+    """Why stacks could not be had, where the kernel is told to keep them from us."""
     scope = _read("/proc/sys/kernel/yama/ptrace_scope").strip()
     if scope in ("1", "2") and os.geteuid() != 0:
-        yield f"its stacks: kernel.yama.ptrace_scope = {scope} keeps others from looking; to see them: {_sudo(who.pid)}"
+        yield f"kernel.yama.ptrace_scope = {scope} keeps this user from reading stacks; to see them: {who.sudo}"
     elif scope == "3":
-        yield "its stacks: kernel.yama.ptrace_scope = 3 keeps everybody from looking until the next boot"
-
-
-def _sudo(pid: int) -> str:
-    """The command with more rights; by its whole path, as sudo looks for commands in places of its own."""
-    ours = os.path.abspath(sys.argv[0])
-    return f"sudo {ours if os.path.basename(ours) == 'reviver' else 'reviver'} diagnose {pid}"
+        yield "kernel.yama.ptrace_scope = 3 keeps everybody from reading stacks until the next boot"
 
 
 def _words(pid: int) -> tuple[str, ...]:

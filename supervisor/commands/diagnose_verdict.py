@@ -7,14 +7,15 @@ waits for cannot be told from outside: then it says what it does, and that it do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from supervisor.model import HangSettings, Kind, Nature, Scope, Verdict
 from supervisor.policy.diagnosis import diagnose
+from supervisor.policy.excuses import excuse
 from supervisor.policy.samples import Client, Host, SocketSample, TreeSample, Window, moved_between
-from supervisor.policy.threads import WINDOW_S, rates
+from supervisor.policy.threads import WINDOW_S, nature, rates
 
 HANG = HangSettings()  # the limits that programs have by default
 OLD_S = 60.0  # reports inside a request that take longer than this are rare
@@ -197,6 +198,8 @@ def _silent(seen: Seen, verdict: Verdict, workers: tuple[int, ...]) -> Judgement
     mine = [client for client in seen.waiting if not workers or client.owner in workers]
     oldest_s = seen.now - mine[0].since if mine else 0.0
     looked_s = seen.now - seen.began
+    if seen.probe is not None and seen.probe.asked is not None:
+        verdict = replace(verdict, because=f"{verdict.because}; {seen.probe.text}")
     match verdict.kind:
         case Kind.STOPPED:
             waits = f"; {_count(len(mine), 'request waits', 'requests wait')}, the oldest for {_span(oldest_s)}" if mine else ""
@@ -246,44 +249,37 @@ def _unasked(seen: Seen, whole: Verdict) -> Judgement:
     nobody = "nobody waits for it" if seen.sockets else "it listens on no port that can be seen, so who waits for it is not known"
     if seen.answered:
         nobody = f"{whole.because}, and nobody waits for it"
-    supposed = diagnose(replace(_window(seen, None), watched=True, asked=seen.began, moved=seen.began)).verdict  # if somebody did
+    serving = seen.pids - {process.parent for process in seen.trees[-1].processes}
     usage = rates(seen.trees, seen.now, WINDOW_S)
-    used = sum(each.run for each in usage.values())
-    late = [peer for peer in seen.peers if peer.late]
+    doing, words = nature(seen.trees, seen.now, serving, WINDOW_S)
+    excused = excuse(_window(seen, None), serving, usage)
+    late = next((peer for peer in seen.peers if peer.late), None)
 
-    def verdict(kind: Kind, what: str) -> Verdict:
-        return Verdict(kind, f"{what}; {nobody}", seen.began, nature=supposed.nature if kind is not Kind.HEALTHY else Nature.NONE)
+    def judgement(headline: str, kind: Kind, what: str, sure: str, why: str, peer: Peer | None = None) -> Judgement:
+        told = Verdict(kind, f"{what}; {nobody}", seen.began, nature=Nature.NONE if kind is Kind.HEALTHY else doing)
+        return Judgement(headline, told, sure, why, peer=peer)
 
-    if supposed.kind in (Kind.STARVED, Kind.UNINTERRUPTIBLE):
-        return Judgement(supposed.kind, verdict(supposed.kind, supposed.because.partition(", ")[2]), SURE, KERNEL)
-    if supposed.nature is Nature.SPINNING:
-        hottest = max(usage.values(), key=lambda each: each.run)
-        told = verdict(Kind.BUSY, f"{hottest.words} for all of {_span(seen.now - seen.began)}")
-        return Judgement("runs all the time", told, OPEN, "work and an endless loop look the same from outside; see where it runs")
-    if supposed.nature is Nature.LOCKED:
-        return _locked(seen, verdict)
-    if late:
-        why = "the kernel says so; whether an answer is due is not known: a worker that waits for its next job looks the same"
-        return Judgement("waits for somebody else", verdict(Kind.UNKNOWN, late[0].words), SURE, why, peer=late[0])
-    moved = any(moved_between(before, after, seen.pids) for before, after in pairwise(seen.sockets))
-    doing = f"it uses {used:.2f} of a core" if used >= IDLE_RATIO else "it is idle"
-    if seen.answered or moved:
-        return Judgement("healthy", verdict(Kind.HEALTHY, doing), SURE, "it was seen to answer")
-    if seen.sockets:
-        return Judgement(
-            "nothing wrong is seen", verdict(Kind.HEALTHY, doing), LIKELY, "nobody asked it meanwhile; --http URL does"
-        )
-    why = "a program that waits for ever for what will not come looks the same"
-    return Judgement("nothing wrong is seen", verdict(Kind.HEALTHY, doing), OPEN, why)
-
-
-def _locked(seen: Seen, verdict: Callable[[Kind, str], Verdict]) -> Judgement:
-    count = sum(len(process.threads) for process in seen.trees[-1].processes)
-    if count > 1:
+    if excused is not None:
+        return judgement(excused.kind, excused.kind, excused.because, SURE, KERNEL)
+    if doing is Nature.SPINNING:
+        what, why = f"{words} for all of {_span(seen.now - seen.began)}", "work and an endless loop look the same from outside"
+        return judgement("runs all the time", Kind.BUSY, what, OPEN, f"{why}; see where it runs, and look again")
+    if doing is Nature.LOCKED and sum(len(p.threads) for p in seen.trees[-1].processes if p.pid in serving) > 1:
         why = "no thread of it is left to release them, as in a deadlock; but a time limit or a signal may"
-        return Judgement("locked", verdict(Kind.SUSPECT, f"all {count} threads wait for locks"), LIKELY, why)
-    why = "a main thread that waits for a signal looks the same"
-    return Judgement("locked", verdict(Kind.SUSPECT, "its only thread waits for a lock"), OPEN, why)
+        return judgement("locked", Kind.SUSPECT, words, LIKELY, why)
+    if doing is Nature.LOCKED:
+        return judgement("locked", Kind.UNKNOWN, words, OPEN, "a main thread that waits for a signal looks the same")
+    if late is not None:
+        why = "the kernel says so; whether an answer is due is not known: a worker that waits for its next job looks the same"
+        return judgement("waits for somebody else", Kind.UNKNOWN, late.words, SURE, why, late)
+    used = sum(each.run for each in usage.values())
+    idle = f"it uses {used:.2f} of a core" if used >= IDLE_RATIO else "it is idle"
+    if seen.answered or any(moved_between(before, after, seen.pids) for before, after in pairwise(seen.sockets)):
+        return judgement("healthy", Kind.HEALTHY, idle, SURE, "it was seen to answer")
+    if seen.sockets:
+        return judgement("nothing wrong is seen", Kind.HEALTHY, idle, LIKELY, "nobody asked it meanwhile; --http URL does")
+    why = "a program that waits for ever for what will not come looks the same"
+    return judgement("nothing wrong is seen", Kind.HEALTHY, idle, OPEN, why)
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -311,7 +307,7 @@ class Ways:
     forks      its server starts another worker for each that ends, and `ask` is the signal that ends one with a word to its client
     is_worker  it is itself such a worker
     node       its stack was not taken for being node's
-    again      the command that looks again
+    again      the command that looks again; `sudo` the one that sees more, "" where all is seen
     """
 
     pid: int
@@ -324,6 +320,7 @@ class Ways:
     tracer: int = 0
     node: bool = False
     again: str = ""
+    sudo: str = ""
 
 
 def advice(found: Judgement, ways: Ways) -> tuple[Advice, ...]:
@@ -333,13 +330,16 @@ def advice(found: Judgement, ways: Ways) -> tuple[Advice, ...]:
 
 def _advice(found: Judgement, ways: Ways) -> Iterator[Advice]:
     kind, hung = found.verdict.kind, found.verdict.kind in _HUNG
+    if ways.sudo:
+        yield Advice(ways.sudo, "sees its sockets and stacks too: who waits for it, and in which line it is")
     if ways.tracer:
         yield Advice(f"ps -o pid,user,args -p {ways.tracer}", "who traces it: a debugger may hold it for as long as it likes")
     if kind is Kind.STOPPED:
         yield Advice(f"kill -CONT {_pids(found.workers or (ways.pid,))}", "lets it go on where it was stopped")
     if kind is Kind.STARVED:
         yield Advice(
-            "ps -eo pid,user,pcpu,args --sort=-pcpu | head", "who takes the processors; a restart of this one cures nothing"
+            "ps -eo pid,user,pcpu,args --sort=-pcpu | head",
+            "who takes the processors: as long as it starves, nobody can tell whether it hangs",
         )
     if kind is Kind.UNINTERRUPTIBLE:
         yield Advice(
@@ -357,14 +357,14 @@ def _advice(found: Judgement, ways: Ways) -> Iterator[Advice]:
         )
     if hung and found.peer is None:
         yield from _ending(found, ways)
-    yield Advice(ways.again, "looks again: a request that is over by then was only long")
+    yield Advice(ways.again, "looks again: a request that is over by then was only long" if hung else "looks again")
     if ways.program:
         yield Advice(f"reviver explain {ways.program}", "what Reviver saw of it, what it did, and what comes next")
         yield Advice(f"reviver logs -n 50 {ways.program}", "what it wrote last")
     elif hung:
-        yield Advice(
-            "reviver check", "once it stands in config.toml: whether Reviver can relieve it the next time, before customers notice"
-        )
+        means = "once it stands in config.toml: whether Reviver can relieve it the next time, before customers notice"
+        yield Advice("reviver check", means)
+    yield Advice(f"{ways.again} --json > {ways.pid}.json", "keeps all that was seen, for whoever mends it")
 
 
 def _ending(found: Judgement, ways: Ways) -> Iterator[Advice]:
