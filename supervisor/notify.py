@@ -23,6 +23,8 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 STATE_LIMIT_BYTES = 4096  # systemd takes no more in one datagram either
+# What a service manager told us about ourselves: true for us, false for whatever we start.
+OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"})
 RECEIVE_LIMIT = 64  # datagrams per call: a program that floods the socket gets its share of a turn of the loop, and no more
 FDS_LIMIT = 253  # descriptors of one datagram: the most that the kernel lets anybody send (SCM_MAX_FD), so it drops none here
 

@@ -23,11 +23,11 @@ from urllib.parse import SplitResult, urlsplit
 import h11
 import msgspec
 
+from supervisor.notify import OURS
+
 ERROR_BYTES = 4096  # of what a failing command or server said, for the sentence
 BLOCK_BYTES = 16 * 1024
 PIPE_BYTES = 64 * 1024  # all that a pipe holds: what a command said before its end is there in one read
-# What belongs to the daemon alone: a paging script must not speak to our own supervisor, nor think that it was given sockets.
-OURS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
 class ChannelError(Exception):
