@@ -69,6 +69,7 @@ ANSWERING = frozenset({Kind.HEALTHY, Kind.BUSY, Kind.OVERLOADED})
 HUNG = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
 SUSPICIOUS = HUNG | {Kind.SUSPECT, Kind.STOPPED}
 POISON_S = 3.0
+STEP_S = 0.5  # the backoff's first
 OUTSIDE_S = 300.0  # between two kills for one outside cause
 TWICE = 2
 
@@ -233,9 +234,7 @@ def _hear_causes(turn: Turn, ledger: Ledger) -> None:
                 known.proven.append(turn.now)
             case Exited() if known is not None and before.state is State.RETIRING and before.suspected is not None:
                 known.passed = True
-            case Looked() | Spared() if (
-                known is not None and before.state is State.SUSPECT and after is not None and not after.suspected
-            ):
+            case Looked() | Spared() if known is not None and before.suspected and after is not None and not after.suspected:
                 known.passed = True
             case _:
                 pass
@@ -721,6 +720,9 @@ def starts_are_bounded(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) ->
         count = after.settings.instances
         bound = (restart.budget + 2) * count * max(1.0, RELIEF_WINDOW_S / restart.window_s) + relief.budget + 2 * count
         bound += RELIEF_WINDOW_S / max(restart.limit_s, 0.1) * count
+        bound += (
+            math.log2(max(1.0, restart.limit_s / STEP_S)) + 1
+        )  # starts that the world refuses: they double their delay, and no more
         bound *= max(1.0, RELIEF_WINDOW_S / (restart.healthy_s + 1.0)) if restart.healthy_s < RELIEF_WINDOW_S else 1.0
         if len(past.spawns) > bound:
             return f"{effect.id} is start number {len(past.spawns)} within {RELIEF_WINDOW_S} s; {bound:.0f} are explicable"

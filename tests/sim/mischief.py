@@ -324,7 +324,7 @@ def not_converged(world: World) -> str:
     if not world.up:
         return "no supervisor"
     for name, program in world.fleet.programs.items():
-        if program.instances and world.behaviours[program.build.directory].hopeless:
+        if program.instances and world.behaviours[program.build.directory].life_s is not None:
             return f"{name}: it serves, and will crash again"
         if problem := _program_problem(program, world.sites[name]):
             return f"{name}: {problem}"
@@ -337,6 +337,8 @@ def _program_problem(program: Program, site: Site) -> str:
     states = [i.state.value for i in program.instances]
     if states != ["ready"] * wanted:
         return f"{wanted} should be ready, and its instances are {states}"
+    if any(i.replace for i in program.instances):
+        return "another should stand in the place of one"
     if program.removed:
         return "it was removed and is still there"
     living = {server.id: server for server in site.servers.values() if server.alive}

@@ -313,8 +313,11 @@ def _misled(policy: Policy, change: Callable[[Known], Known]) -> Policy:
     """When a suspect is looked at, policy remembers other things of causes than happened. Nothing of that is written down."""
 
     def step(fleet: Fleet, event: Event, now: float) -> Result:
-        program = fleet.programs.get(event.id.program) if isinstance(event, Looked | EvidenceTaken) else None
-        if program is None or (isinstance(event, Looked) and event.verdict.kind not in SUSPICIOUS):
+        if not isinstance(event, Looked | EvidenceTaken) or event.id.program not in fleet.programs:
+            return policy.step(fleet, event, now)
+        program = fleet.programs[event.id.program]
+        moves = isinstance(event, Looked) and event.verdict.kind not in SUSPICIOUS
+        if moves or not any(i.id == event.id and i.suspected for i in program.instances):
             return policy.step(fleet, event, now)
         true = {change(known): known for known in program.causes}
         after, effects, wake = policy.step(_with_program(fleet, replace(program, causes=tuple(true))), event, now)

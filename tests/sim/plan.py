@@ -173,7 +173,7 @@ def _program(random: Random, name: str, earlier: tuple[str, ...]) -> ProgramPlan
         arrivals_s=random.choice((0.3, 0.6, 1.5)),
         work_s=random.choice((0.02, 0.08)),
         database=random.random() < 0.5,
-        report=random.choice((REPORT, REPORT, COUPON)),
+        report=random.choice((REPORT, COUPON)),
     )
 
 

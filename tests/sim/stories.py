@@ -12,13 +12,17 @@ Script, one happening per line: an instant, and one of
 
     apply SETUP             the whole configuration, changed       start | stop | restart | restart-now NAME
     signal NAME HUP                                                shutdown
-    ID hangs                nothing moves from now on              ID moves       something did, and does
+    ID hangs                it loops from now on                   ID moves       something did, and does
+    ID works                it works for long, elsewhere           ID waits       for the database
+    ID worker               one of its workers loops, alone        ID old-worker  a look at it of 3 s ago arrives
+    ID blind-look           one that does not know since when      memory full | free
+    supervisor dies         and the next one starts all again, 1 s later
     ID crashes | ends       with code 1 | 0                        ID immortal    SIGKILL does nothing to it | mortal
     ID old-look             a hung look of 5 s ago arrives
 
 The rest goes by itself: a process comes 10 ms after `start`, answers after its boot (0.5 s), ends 0.1 s after it was asked to (unless it
-hangs) and 10 ms after SIGKILL; a hanging one is looked at each 0.25 s. Output: the instant, and what was done. Openings of gates,
-evidence and lines of the log are left out.
+hangs) and 10 ms after SIGKILL; a hanging one is looked at each 0.25 s, a hanging worker each second. Output: the instant, and what was
+done; `knows apply x2` is a cause that was proven twice. Openings of gates, evidence and lines of the log are left out.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ from supervisor.model import (
     Forget,
     InstanceId,
     Kill,
+    KillWorker,
     Kind,
+    Known,
     LaunchSettings,
     Look,
     Looked,
@@ -48,9 +54,11 @@ from supervisor.model import (
     Preflighted,
     ProgramSettings,
     ReliefSettings,
+    Remember,
     RestartAsked,
     Retirement,
     RunPreflight,
+    Scope,
     ShutdownAsked,
     Signal,
     SignalAsked,
@@ -63,6 +71,7 @@ from supervisor.model import (
     Tell,
     Verdict,
     Woke,
+    WorkerLooked,
 )
 from supervisor.policy.fleet import drained, step
 from tests.sim.agenda import START, Agenda
@@ -72,7 +81,16 @@ BOOT_S = 0.5
 STOP_S = 0.1
 KILL_S = 0.01
 LOOK_S = 0.25
-TURNS = 5000  # no story takes more
+WORKER_S = 1.0
+REBIRTH_S = 1.0
+WORKER_PID = 500
+TURNS = 20_000  # no story takes more
+DATABASE = "10.0.0.5:5432"
+DOES = {
+    "hangs": (Nature.SPINNING, Kind.SPINNING, "apply"),
+    "works": (Nature.SPINNING, Kind.SPINNING, "report"),
+    "waits": (Nature.BLOCKED, Kind.BLOCKED, "query"),
+}
 
 
 @dataclass(slots=True)
@@ -90,6 +108,8 @@ class Actor:
     release: Release
     alive: bool = True
     hung: float | None = None  # since when
+    does: str = "hangs"
+    worker: float | None = None  # since when one of its workers loops
     asked: bool = False  # to stop
     immortal: bool = False
 
@@ -104,6 +124,9 @@ class Stage:
         self._agenda = Agenda()
         self._fleet = Fleet()
         self._wake: float | None = None
+        self._applied: Applied | None = None
+        self._memory: dict[str, dict[str, Known]] = {}
+        self._room = True
         self._releases: dict[str, Release] = {}
         self._actors: dict[InstanceId, Actor] = {}
         self._lines: dict[float, list[str]] = {}
@@ -123,7 +146,12 @@ class Stage:
     def _happen(self, words: str) -> None:
         match words.split():
             case ["apply", *_]:
-                self._post(self._configuration(words.removeprefix("apply ")))
+                self._applied = self._configuration(words.removeprefix("apply "))
+                self._post(self._applied)
+            case ["memory", state]:
+                self._room = state == "free"
+            case ["supervisor", "dies"]:
+                self._die()
             case ["start", name]:
                 self._post(StartAsked(name))
             case ["stop", name]:
@@ -144,14 +172,21 @@ class Stage:
     def _act(self, who: InstanceId, verb: str) -> None:
         actor, now = self._actors[who], self._agenda.now
         match verb:
-            case "hangs":
-                actor.hung = now
+            case "hangs" | "works" | "waits":
+                actor.hung, actor.does = now, verb
                 self._agenda.after(LOOK_S, self._look_again, who, now)
             case "moves":
                 actor.hung = None
                 self._post(self._look(who))
                 if actor.asked:
                     self._agenda.after(STOP_S, self._end, who, 0)
+            case "worker":
+                actor.worker = now
+                self._agenda.after(WORKER_S, self._look_at_worker, who, now)
+            case "old-worker":
+                self._post(self._worker(who, now - 3.0, now - 93.0))
+            case "blind-look":
+                self._post(Looked(who, now, None, Verdict(Kind.SPINNING, "it spins", now - 30.0, nature=Nature.SPINNING)))
             case "crashes":
                 self._end(who, 1)
             case "ends":
@@ -169,11 +204,40 @@ class Stage:
         if actor.hung is None:
             answers = any(i.id == who and i.ready is not None for p in self._fleet.programs.values() for i in p.instances)
             kind = Kind.HEALTHY if answers else Kind.STARTING
-            return Looked(who, now, now if answers else None, Verdict(kind, kind.value, now))
+            return Looked(who, now, now if answers else None, Verdict(kind, kind.value, now), self._room)
         hang = self._fleet.programs[who.program].settings.hang
-        still_s = now - actor.hung
-        kind = Kind.SPINNING if still_s >= hang.certain_s else Kind.SUSPECT if still_s >= hang.suspect_s else Kind.BUSY
-        return Looked(who, now, actor.hung, Verdict(kind, f"still for {still_s:.1f} s", actor.hung, nature=Nature.SPINNING))
+        nature, proof, _ = DOES[actor.does]
+        still_s, limit_s = now - actor.hung, hang.blocked_s if nature is Nature.BLOCKED else hang.certain_s
+        proven = limit_s is not None and still_s >= limit_s
+        kind = proof if proven else Kind.SUSPECT if still_s >= hang.suspect_s else Kind.BUSY
+        return Looked(who, now, actor.hung, Verdict(kind, f"still for {still_s:.1f} s", actor.hung, nature=nature), self._room)
+
+    def _look_at_worker(self, who: InstanceId, began: float) -> None:
+        actor = self._actors[who]
+        if actor.alive and actor.worker == began:
+            self._agenda.after(WORKER_S, self._look_at_worker, who, began)
+            self._post(self._worker(who, self._agenda.now, began))
+
+    @staticmethod
+    def _worker(who: InstanceId, at: float, since: float) -> WorkerLooked:
+        verdict = Verdict(Kind.SPINNING, "it spins", since, Scope.WORKER, Nature.SPINNING)
+        return WorkerLooked(who, WORKER_PID, 1, at, since, verdict)
+
+    def _evidence(self, who: InstanceId) -> EvidenceTaken:
+        actor = self._actors[who]
+        place = DOES[actor.does][2]
+        waits = actor.does == "waits"
+        return EvidenceTaken(who, f"it is in {place}", place, f"shop.py:41 {place}()", DATABASE if waits else "")
+
+    def _die(self) -> None:
+        """What lives is ended by the next one; that remembers numbers, incidents and causes."""
+        numbers = {name: program.started for name, program in self._fleet.programs.items()}
+        causes = {name: tuple(known.values()) for name, known in self._memory.items()}
+        self._fleet = Fleet(incidents=self._fleet.incidents, numbers=numbers, causes=causes)
+        for actor in self._actors.values():
+            actor.alive = False
+        if self._applied is not None:
+            self._agenda.after(REBIRTH_S, self._post, self._applied)
 
     def _look_again(self, who: InstanceId, hung: float) -> None:
         actor = self._actors[who]
@@ -228,7 +292,16 @@ class Stage:
             case Look():
                 self._agenda.after(0.0, self._answer_look, effect.id)
             case TakeEvidence():
-                self._agenda.after(0.2, self._post, EvidenceTaken(effect.id, "loops in shop.py:41 coupon()"))
+                self._agenda.after(0.2, self._post, self._evidence(effect.id))
+            case Remember():
+                known = self._memory.setdefault(effect.program, {})
+                before, known[effect.known.key] = known.get(effect.known.key), effect.known
+                if len(effect.known.proven) > (len(before.proven) if before is not None else 0):
+                    self._say(f"knows {effect.known.key} x{len(effect.known.proven)}")
+            case KillWorker():
+                self._say(f"{effect.signal} to worker of {self._name(effect.id)}")
+                if effect.signal == "KILL":
+                    self._actors[effect.id].worker = None
             case RunPreflight():
                 self._say(f"preflight {effect.build.release}")
                 problem = self._releases.get(effect.build.release, Release()).preflight
@@ -335,6 +408,8 @@ def _with(settings: ProgramSettings, key: str, value: str) -> ProgramSettings:
             return replace(settings, hang=replace(settings.hang, act=Act(value)))
         case "retire":
             return replace(settings, relief=replace(settings.relief, retire=Retirement(value)))
+        case "server":
+            return replace(settings, server=value)
         case "budget":
             return replace(settings, restart=replace(settings.restart, budget=int(value)))
         case "preflight":
