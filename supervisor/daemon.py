@@ -27,13 +27,14 @@ from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Vitals, plan
 from supervisor.lanes import Lane, LaneError
-from supervisor.mechanism import evidence, launch, priority, reap, release
+from supervisor.mechanism import launch, priority, reap, release
 from supervisor.mechanism.ahead import Ahead, Made, discard
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.sockets import Holder
 from supervisor.mechanism.systemd import Systemd, stop_s
 from supervisor.mechanism.watch import Watcher
+from supervisor.mechanism.witness import Witness
 from supervisor.model import (
     Answered,
     Applied,
@@ -41,7 +42,6 @@ from supervisor.model import (
     Demote,
     Effect,
     Event,
-    EvidenceTaken,
     Exited,
     Fleet,
     Forget,
@@ -64,6 +64,7 @@ from supervisor.model import (
     Spawn,
     Spawned,
     SpawnFailed,
+    State,
     TakeEvidence,
     Tell,
     Wanted,
@@ -79,7 +80,6 @@ SPAWN_S = 15.0  # a fork, an exec of the gate and a chdir: longer is a dead moun
 HOLD_S = 10.0  # binding a busy port is tried again for some seconds
 READ_S = 10.0  # a configuration with its includes, and the release of each directory
 LEFTOVER_S = 30.0
-EVIDENCE_S = 5.0
 AHEAD_S = 1.0  # after an instance became ready: while many start at once, nothing more is started
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
 DEFECTS_KEPT = 20  # files about our own mistakes
@@ -139,6 +139,7 @@ class Daemon:
         self._holder = Holder()
         self._ahead = Ahead()
         self._outputs = Outputs(where.log_dir, lambda program, text: self._warn(f"{program}: {text}"))
+        self._witness = Witness(self._lanes["evidence"], self._outputs, where.state_dir, self.post, self._tell_story)
         self._watcher = Watcher(self.post, self._lanes["watch"])
         self._delivery = Delivery(self._journal, self._warn)
         self._loop.add_reader(self._notify.fileno(), self._hear_notify)
@@ -153,8 +154,8 @@ class Daemon:
             self._loop.add_signal_handler(number, self._shut_down, name)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._log.banner(self._banner())
-        numbers = await self._end_leftovers()
-        self._fleet = Fleet(incidents=self._journal.last_incident(), numbers=numbers, causes=self._journal.causes())
+        numbers, wishes = await self._end_leftovers()
+        self._fleet = Fleet(incidents=self._journal.last_incident(), numbers=numbers, causes=self._journal.causes(), wishes=wishes)
         applied = await self._lanes["read"].run(_candidates, self._settings, deadline_s=READ_S)
         await self._server.serve()
         for sentence in self._settings.unused:
@@ -166,16 +167,20 @@ class Daemon:
         await self.ended.wait()
         await self._close()
 
-    async def _end_leftovers(self) -> dict[str, int]:
-        """End the trees that a dead supervisor left, before anything starts. Returns the highest instance number of each program."""
-        numbers = self._journal.highest()
+    async def _end_leftovers(self) -> tuple[dict[str, int], dict[str, Wanted]]:
+        """End the trees that a dead supervisor left, before anything starts.
+
+        returns  each program's highest instance number, and what an operator wanted of it
+        """
+        numbers, wishes = self._journal.highest(), dict[str, Wanted]()
         for program in self._handover.read_all():
             name = program.settings.name
             numbers[name] = max(numbers.get(name, 0), program.started)
             for instance in program.instances:
                 await self._end_leftover(instance)
+            wishes[name] = program.wanted
             self._handover.drop(name)
-        return numbers
+        return numbers, wishes
 
     async def _end_leftover(self, left: Instance) -> None:
         if left.pid is None or left.start_ticks is None:
@@ -230,10 +235,13 @@ class Daemon:
         self.post(ShutdownAsked())
 
     def _hang_up(self) -> None:
-        if self._reading is None or self._reading.done():
-            self._reading = self._loop.create_task(self._apply_own())
+        """Apply the configuration as it is now; asked while it is being read, once more afterwards."""
+        before = self._reading
+        self._reading = self._loop.create_task(self._apply_own(before))
 
-    async def _apply_own(self) -> None:
+    async def _apply_own(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
         self._systemd.reloading()
         try:
             self.take_up(await self.read(None))
@@ -303,7 +311,7 @@ class Daemon:
         for name, program in self._fleet.programs.items():
             if before.get(name) is not program:
                 self._write_handover(name, program)
-        self._aftermath(event)
+        self._aftermath(event, before)
         for effect in effects:
             self._perform(effect)
         if self._timer is not None:
@@ -329,7 +337,7 @@ class Daemon:
         elif not problem:
             self._unwritten.discard(name)
 
-    def _aftermath(self, event: Event) -> None:
+    def _aftermath(self, event: Event, before: Mapping[str, Program]) -> None:
         """What an event means for the mechanisms themselves."""
         match event:
             case Exited() if not self._lives(event.id):
@@ -337,6 +345,7 @@ class Daemon:
                 if program is not None and program.wanted is Wanted.DOWN and not program.instances:
                     self._ahead.drop(event.id.program)
                 self._watcher.forget(event.id)
+                self._bury(event, before.get(event.id.program))
                 self._leaders = {pid: id for pid, id in self._leaders.items() if id != event.id}
                 unborn = self._gated.pop(event.id, None)
                 if unborn is not None:
@@ -351,6 +360,18 @@ class Daemon:
                     self._outputs.update(candidate.settings.name, candidate.settings.output)
             case _:
                 pass
+
+    def _bury(self, event: Exited, program: Program | None) -> None:
+        """Of one that ended by itself it is found out why; the others were asked to."""
+        dead = None if program is None else next((i for i in program.instances if i.id == event.id), None)
+        if program is not None and dead is not None and dead.state in (State.STARTING, State.READY, State.SUSPECT):
+            self._job(self._witness.ended(program, dead, event.words))
+        else:
+            self._witness.forget(event.id)
+
+    def _find(self, id: InstanceId) -> tuple[Program, Instance]:
+        program = self._fleet.programs[id.program]
+        return program, next(i for i in program.instances if i.id == id)
 
     def _lives(self, id: InstanceId) -> bool:
         program = self._fleet.programs.get(id.program)
@@ -378,7 +399,7 @@ class Daemon:
             case Look():
                 self._watcher.look(effect.id)
             case TakeEvidence():
-                self._job(self._take_evidence(effect.id))
+                self._job(self._witness.suspect(*self._find(effect.id)))
             case RunPreflight():
                 self._job(self._preflight(effect))
             case Forget():
@@ -473,8 +494,7 @@ class Daemon:
         self.post(SpawnFailed(id, text, permanent))
 
     def _open(self, id: InstanceId) -> None:
-        program = self._fleet.programs[id.program]
-        instance = next(i for i in program.instances if i.id == id)
+        program, instance = self._find(id)
         child = self._gated.pop(id)
         launch.open_gate(child.gate, str(id))
         if child.output >= 0:
@@ -483,6 +503,7 @@ class Daemon:
         assert instance.start_ticks is not None
         _, fds = self._held.get(id.program, ((), ()))
         self._watcher.watch(id, instance.pid, instance.start_ticks, program.settings, fds)
+        self._job(self._witness.born(id, instance.pid))
 
     def _share(self, id: InstanceId, nice: int) -> None:
         for pid, leader in self._leaders.items():
@@ -490,34 +511,20 @@ class Daemon:
                 priority.set_share(pid, nice)
 
     def _kill(self, effect: Kill) -> None:
-        """Look once more before a kill by a verdict: what moved meanwhile is not killed."""
-        if effect.unmoved_since is not None:
-            contradiction = self._watcher.unmoved(effect.id, effect.unmoved_since)
+        if effect.unmoved_since is None:
+            self._reaper.kill(effect.id)
+        else:
+            self._job(self._kill_if_unmoved(effect, effect.unmoved_since))
+
+    async def _kill_if_unmoved(self, effect: Kill, since: float) -> None:
+        """A kill by a verdict: the last evidence, then one more look: what moved meanwhile is not killed."""
+        await self._witness.condemned(*self._find(effect.id))
+        if self._lives(effect.id):
+            contradiction = self._watcher.unmoved(effect.id, since)
             if contradiction is not None:
                 self.post(Spared(contradiction))
                 return
         self._reaper.kill(effect.id)
-
-    async def _take_evidence(self, id: InstanceId) -> None:
-        program = self._fleet.programs[id.program]
-        instance = next(i for i in program.instances if i.id == id)
-        taken = evidence.Taken("")
-        if instance.pid is not None:
-            build = program.good if program.good is not None and instance.build == program.good.number else program.build
-            places = (build.launch.directory, build.directory)
-            output = partial(self._outputs.last, id)
-            subject = evidence.Subject(id, instance.pid, build.launch.command, places, build.release, output)
-            with contextlib.suppress(LaneError):
-                call = (evidence.take, subject, self._settings.daemon.state_dir)
-                taken = await self._lanes["evidence"].run(*call, deadline_s=EVIDENCE_S)
-        if taken.summary:
-            self._tell_story(Note(str(id), "evidence.taken", taken.summary))
-        found = taken.cause
-        self.post(
-            EvidenceTaken(
-                id, taken.summary, found.key if found else "", found.where if found else "", found.outside if found else ""
-            )
-        )
 
     async def _preflight(self, effect: RunPreflight) -> None:
         preflight = launch.Preflight(effect, self._environ)
@@ -552,7 +559,7 @@ class Daemon:
         wall = self._wall(mono)
         self._log.note(wall, note)
         self._journal.note(wall, mono, note)
-        story = {"at": utc(wall), "subject": note.subject, "name": note.name, "text": note.text}
+        story = {"time": utc(wall), "subject": note.subject, "event": note.name, "text": note.text}
         for callback in self._subscribers:
             callback(story)
 
@@ -608,7 +615,7 @@ class Daemon:
     async def events(self, limit: int, program: str) -> list[Story]:
         call = (read_story, self._settings.daemon.state_dir, 0, limit, program or None)
         lines = await self._lanes["read"].run(*call, deadline_s=READ_S)
-        return [{"at": utc(line.wall), "subject": line.subject, "name": line.name, "text": line.text} for line in lines]
+        return [{"time": utc(line.wall), "subject": line.subject, "event": line.name, "text": line.text} for line in lines]
 
     def subscribe(self, callback: Callable[[Story], None]) -> Callable[[], None]:
         self._subscribers.append(callback)

@@ -425,7 +425,7 @@ class Program:
     removed: bool = False  # no longer in the configuration: goes when its instances are gone
     instances: tuple[Instance, ...] = ()
     started: int = 0  # the highest instance number given
-    restarts: int = 0  # starts in the place of one that failed
+    restarts: int = 0  # failures that another start makes good, or a relief has made good already
     ordered: bool = False  # the programs in `after` were ready, or waited for long enough
     waiting: float | None = None  # since when it waits for them
     failures: tuple[float, ...] = ()  # instants, within the window
@@ -433,7 +433,6 @@ class Program:
     slow_starts: int = 0  # starts in a row that never became ready in time
     failed: float | None = None  # the last failure that costs a delay
     broken: str = ""  # why it cannot be executed at all
-    owed: int = 0  # failures not yet replaced, so that the next start is a restart
     crash_loop: bool = False
     reliefs: tuple[float, ...] = ()
     causes: tuple[Known, ...] = ()
@@ -458,6 +457,7 @@ class Fleet:
     incidents: int = 0  # the highest number given
     numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet
     causes: dict[str, tuple[Known, ...]] = field(default_factory=dict)  # what is remembered of them
+    wishes: dict[str, Wanted] = field(default_factory=dict)  # what an operator wanted of them, before the last supervisor died
 
 
 # --- events: past participles ---------------------------------------------------------------------------------------------------

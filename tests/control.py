@@ -98,7 +98,7 @@ class World:
     def perform(self, effect: Effect) -> None:
         match effect:
             case Note(subject, name, text):
-                story = {"at": "2026-01-01T00:00:00.100Z", "subject": subject, "name": name, "text": text}
+                story = {"time": "2026-01-01T00:00:00.100Z", "subject": subject, "event": name, "text": text}
                 self.stories.append(story)
                 for listener in self.listeners:
                     listener(story)

@@ -309,7 +309,7 @@ def test_run_becomes_the_daemon_which_reads_the_configuration(place: Place) -> N
 
 
 def test_events_and_explain_spell_out_what_a_program_tries_on_the_terminal(place: Place, daemon: Running) -> None:
-    daemon.world.stories.append({"at": "2026-01-01T00:00:01.250Z", "subject": "store:1", "name": "x", "text": HOSTILE})
+    daemon.world.stories.append({"time": "2026-01-01T00:00:01.250Z", "subject": "store:1", "event": "x", "text": HOSTILE})
     for result in (
         place.reviver("events", "-n", "1"),
         place.reviver("explain", "store"),
@@ -323,7 +323,7 @@ def test_events_and_explain_spell_out_what_a_program_tries_on_the_terminal(place
 
 def test_events_json_is_one_object_a_line(place: Place, daemon: Running) -> None:
     lines = place.reviver("events", "--json", "-n", "2").out.splitlines()
-    assert [set(json.loads(line)) for line in lines] == [{"at", "subject", "name", "text"}] * 2
+    assert [set(json.loads(line)) for line in lines] == [{"time", "subject", "event", "text"}] * 2
 
 
 def test_events_that_follow_end_quietly_with_ctrl_c(place: Place, daemon: Running) -> None:
@@ -339,7 +339,7 @@ def test_events_that_follow_end_quietly_with_ctrl_c(place: Place, daemon: Runnin
 
 
 def test_reader_that_goes_away_ends_it_quietly(place: Place, daemon: Running) -> None:
-    daemon.world.stories += [{"at": "", "subject": "store", "name": "x", "text": "y" * 1000}] * 1000
+    daemon.world.stories += [{"time": "", "subject": "store", "event": "x", "text": "y" * 1000}] * 1000
     with place.start("events", "-n", "1000") as process:
         assert process.stdout is not None
         assert process.stdout.read(10)
@@ -376,7 +376,7 @@ def test_events_without_a_daemon_come_from_the_journal_and_following_them_is_3(p
     journal.note(1_767_225_600.25, 1.0, Note("gone:1", "instance.ready", "ready"))
     journal.close(5.0)
     past = place.reviver("events", "--json")
-    assert (past.code, json.loads(past.out)["at"]) == (0, "2026-01-01T00:00:00.250Z")
+    assert (past.code, json.loads(past.out)["time"]) == (0, "2026-01-01T00:00:00.250Z")
     assert "from the journal" in past.err
     assert place.reviver("events", "gone").code == 0
     assert place.reviver("events", "-f").code == 3

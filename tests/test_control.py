@@ -165,7 +165,7 @@ def _peak_kib() -> int:
 
 def test_client_that_takes_nothing_is_dropped_and_others_are_served(daemon: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "SLOW_S", 0.05)
-    daemon.world.stories += [{"at": "", "subject": "store", "name": "x", "text": "y" * 10_000} for _ in range(200)]
+    daemon.world.stories += [{"time": "", "subject": "store", "event": "x", "text": "y" * 10_000} for _ in range(200)]
     with connect(daemon) as slow:
         slow.sendall(request("events", limit=1000))
         assert ask(daemon, "about")["pid"] == os.getpid()
@@ -459,7 +459,7 @@ def test_start_of_a_program_that_ends_by_itself_is_judged_by_how(
     with running(place, program) as serving, Client(str(place)) as connection:
 
         def hear(_: str, story: dict[str, Any]) -> None:
-            if story["name"] == "instance.started":
+            if story["event"] == "instance.started":
                 serving.post(Exited(InstanceId("job", 1), status, words=f"exit code {status}"))
 
         (outcome,) = connection.call("start", {"names": ["job"]}, hear)["programs"]

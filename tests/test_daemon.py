@@ -261,3 +261,23 @@ def test_status_json_has_the_names_that_scripts_rely_on(tmp_path: Path) -> None:
     assert {"name", "wanted", "state", "release", "restarts", "incident", "instances"} <= set(program)
     names = {"id", "state", "role", "pid", "since", "uptime_s", "cpu_ratio", "rss_bytes", "workers", "verdict"}
     assert names <= set(program["instances"][0])
+
+
+def test_a_program_stopped_by_an_operator_stays_so_after_the_supervisor_died(tmp_path: Path) -> None:
+    with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n") as first:
+        first.until("instance.ready", subject="app:1")
+        assert first.ask("stop", "app").returncode == 0
+        first.process.kill()
+        first.process.wait()
+        with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n") as second:
+            second.until("daemon.started")
+            assert (second.status("app")["wanted"], second.status("app")["instances"]) == ("down", [])
+
+
+def test_a_crash_is_named_from_the_traceback_that_the_program_wrote(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("def total(cart):\n    return sum(cart) / len(cart)\n\ntotal([])\n")
+    programs = f'[program.app]\ncommand = ["{sys.executable}", "shop.py"]\ndirectory = "{tmp_path}"\n'
+    with Supervised(tmp_path, programs) as daemon:
+        text = daemon.until("evidence.taken")["text"]
+        assert "ZeroDivisionError" in text
+        assert "shop.py:2 total()" in text

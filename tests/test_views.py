@@ -286,7 +286,7 @@ def test_explain_tells_the_incident_the_trial_and_the_story() -> None:
     incident = Incident(3, NOW - 30, Severity.WARNING, headline=Fact("hang", Severity.WARNING, "store:1 hung"), calm=NOW - 10)
     good = Build(0, "b00", LaunchSettings(command=("serve",)), "/srv")
     one = program(instance(2), incident=incident, good=good, trial=Trial(1, NOW))
-    story = {"at": "2026-01-01T00:00:00.100Z", "subject": "store:1", "name": "instance.killed", "text": "killed"}
+    story = {"time": "2026-01-01T00:00:00.100Z", "subject": "store:1", "event": "instance.killed", "text": "killed"}
     answer = views.explain(one, fleet(one), [story], MOMENT)
     assert "Incident 3 was opened 30 s ago: store:1 hung." in answer["why"]
     assert "Release 4f2a91c is on trial; the last good one is b00." in answer["why"]

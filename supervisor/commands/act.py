@@ -34,4 +34,4 @@ def tell(outcomes: Iterable[dict[str, Any]]) -> int:
 def progress(name: str, story: Mapping[str, Any]) -> None:
     """What happens meanwhile, for somebody who watches."""
     if name == "progress" and sys.stderr.isatty():
-        remark(f"{clock_time(str(story.get('at', '')))}  {story.get('subject', '')}  {story.get('text', '')}")
+        remark(f"{clock_time(str(story.get('time', '')))}  {story.get('subject', '')}  {story.get('text', '')}")

@@ -59,7 +59,7 @@ def _recorded(config: str | None, name: str, lines: int, show: Callable[[dict[st
     remark(f"{nobody}; this is from the journal")
     for line in story:
         at = datetime.fromtimestamp(line.wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        show({"at": at, "subject": line.subject, "name": line.name, "text": line.text})
+        show({"time": at, "subject": line.subject, "event": line.name, "text": line.text})
 
 
 class _Lines:
@@ -71,4 +71,4 @@ class _Lines:
     def __call__(self, story: dict[str, Any]) -> None:
         subject = safe(story.get("subject", ""))
         self._width = min(max(self._width, len(subject)), SUBJECT_WIDTH_LIMIT)
-        say(f"{clock_time(str(story.get('at', '')))}  {subject:<{self._width}}  {safe(story.get('text', ''))}")
+        say(f"{clock_time(str(story.get('time', '')))}  {subject:<{self._width}}  {safe(story.get('text', ''))}")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from supervisor.control.views import About, Vitals
 from supervisor.model import Applied, Event, Fleet, InstanceId, Settings
 
-# A note as people get it: {"at": "2026-01-01T00:00:00.100Z", "subject": "store:7", "name": "instance.started", "text": "..."}
+# A note as people get it: {"time": "2026-01-01T00:00:00.100Z", "subject": "store:7", "event": "instance.started", "text": "..."}
 Story = dict[str, Any]
 
 

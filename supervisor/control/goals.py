@@ -37,7 +37,7 @@ class Goal:
 
     def hear(self, story: Mapping[str, Any]) -> None:
         """A note of the program: it may be the reason of a failure."""
-        if story.get("name") in FAILURES:
+        if story.get("event") in FAILURES:
             subject, text = story.get("subject", self.name), str(story.get("text", ""))
             self._reason = text if subject == self.name else f"{subject} {text}"
 

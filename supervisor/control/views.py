@@ -185,7 +185,7 @@ def explain(program: Program, fleet: Fleet, stories: Iterable[Mapping[str, Any]]
         "program": program.settings.name,
         "state": state(program, fleet),
         "why": _why(program, fleet, moment),
-        "tried": [f"{story.get('at', '')}  {story.get('subject', '')}: {story.get('text', '')}" for story in stories],
+        "tried": [f"{story.get('time', '')}  {story.get('subject', '')}: {story.get('text', '')}" for story in stories],
         "next": _next(program, fleet, start, moment),
         "next_start": moment.wall(start) if start is not None else None,
     }

@@ -68,12 +68,9 @@ def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple
         start_s=history.start_s(program),
         relief=relief,
     )
-    restart = 1 if program.owed else 0
     program = replace(
         program,
         started=number,
-        restarts=program.restarts + restart,
-        owed=max(0, program.owed - 1),
         reliefs=(*program.reliefs, now) if relief else program.reliefs,
         instances=(*program.instances, born),
     )

@@ -75,7 +75,7 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
         name = candidate.settings.name
         known = fleet.programs.get(name)
         programs[name] = (
-            one.create(candidate, fleet.numbers.get(name, 0), fleet.causes.get(name, ()))
+            one.create(candidate, fleet.numbers.get(name, 0), fleet.causes.get(name, ()), fleet.wishes.get(name))
             if known is None
             else one.apply(known, candidate, now)
         )

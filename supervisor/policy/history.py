@@ -147,7 +147,7 @@ def fail(program: Program, instance: Instance, now: float, text: str, *, delayed
         attempt=attempt,
         failed=now if delayed or looping else program.failed,
         crash_loop=program.crash_loop or looping,
-        owed=program.owed + 1,
+        restarts=program.restarts + 1,
         trial=_tried(program, instance, text),
     )
     if looping and not program.crash_loop:

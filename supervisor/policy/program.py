@@ -63,11 +63,12 @@ ProgramEvent = InstanceEvent | Preflighted | StartAsked | StopAsked | RestartAsk
 # --- hear: events become facts --------------------------------------------------------------------------------------------------
 
 
-def create(candidate: Candidate, started: int = 0, causes: tuple[Known, ...] = ()) -> Program:
+def create(candidate: Candidate, started: int = 0, causes: tuple[Known, ...] = (), wish: Wanted | None = None) -> Program:
     """A program that is not here yet.
 
     started  the highest instance number that was ever given for its name
     causes   what is remembered of it
+    wish     what an operator wanted of it in an earlier life; None asks the configuration
     """
     settings = candidate.settings
     build = Build(1, candidate.release, settings.launch, candidate.directory)
@@ -75,7 +76,7 @@ def create(candidate: Candidate, started: int = 0, causes: tuple[Known, ...] = (
         settings=settings,
         build=build,
         preflight=_preflight(settings.launch.preflight),
-        wanted=Wanted.DOWN if settings.manual else Wanted.UP,
+        wanted=wish if wish is not None else Wanted.DOWN if settings.manual else Wanted.UP,
         started=started,
         causes=causes,
     )

@@ -1,0 +1,91 @@
+"""Has evidence taken, in a lane: of a suspect, once more before it is killed, and of one that ended by itself.
+
+Never in the way of recovery: each has a deadline, and what cannot be had is said as nothing. What is found is told in the story, and
+policy hears of a suspect's cause by EvidenceTaken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from supervisor.lanes import Lane, LaneError
+from supervisor.mechanism import deaths, evidence
+from supervisor.mechanism.dumping import Taker
+from supervisor.mechanism.output import Outputs
+from supervisor.model import Event, EvidenceTaken, Instance, InstanceId, Note, Program
+
+EVIDENCE_S = 5.0  # twice what a look may take
+OOM_S = 5.0
+
+
+class Witness:
+    """For the loop's thread."""
+
+    def __init__(
+        self, lane: Lane, outputs: Outputs, state_dir: str, post: Callable[[Event], None], tell: Callable[[Note], None]
+    ) -> None:
+        """lane: for evidence alone. post: EvidenceTaken. tell: a line of the story."""
+        self._lane = lane
+        self._outputs = outputs
+        self._state_dir = state_dir
+        self._post = post
+        self._tell = tell
+        self._memory: dict[InstanceId, deaths.OomCount] = {}  # what the kernel had killed for want of memory before
+
+    async def born(self, id: InstanceId, pid: int) -> None:
+        """Remember what is needed to tell later whether the kernel killed it for want of memory."""
+        try:
+            self._memory[id] = await self._lane.run(deaths.oom_count, pid, deadline_s=OOM_S)
+        except LaneError:
+            return  # then an OOM kill is told as a plain SIGKILL
+
+    async def suspect(self, program: Program, instance: Instance) -> None:
+        """What a suspect does; answered by EvidenceTaken in any case."""
+        found = await self._look(program, instance, evidence.TAKERS)
+        cause = found.cause
+        if cause is None:
+            self._post(EvidenceTaken(instance.id, found.summary))
+        else:
+            self._post(EvidenceTaken(instance.id, found.summary, cause.key, cause.where, cause.outside))
+
+    async def condemned(self, program: Program, instance: Instance) -> None:
+        """What one does that is to be killed, by the ways that are taken only then; where its cause is known already, nothing."""
+        if not instance.cause:
+            await self._look(program, instance, evidence.LAST_TAKERS)
+
+    async def ended(self, program: Program, instance: Instance, words: str) -> None:
+        """Why it ended by itself: the kernel's words, its own last ones, a traceback among them."""
+        before = self._memory.pop(instance.id, None)
+        if instance.pid is None:
+            return
+        call = (evidence.crash, self._subject(program, instance, instance.pid), words, before, self._state_dir)
+        try:
+            found = await self._lane.run(*call, deadline_s=EVIDENCE_S)
+        except LaneError:
+            return
+        if found.cause is not None and found.cause.where:
+            self._tell(Note(str(instance.id), "evidence.taken", found.summary))
+
+    def forget(self, id: InstanceId) -> None:
+        self._memory.pop(id, None)
+
+    async def _look(self, program: Program, instance: Instance, takers: Sequence[Taker]) -> evidence.Taken:
+        found = evidence.Taken("")
+        if instance.pid is not None:
+            call = (evidence.take, self._subject(program, instance, instance.pid), self._state_dir, takers)
+            try:
+                found = await self._lane.run(*call, deadline_s=EVIDENCE_S)
+            except LaneError:
+                return found
+        if found.summary:
+            self._tell(Note(str(instance.id), "evidence.taken", found.summary))
+        return found
+
+    def _subject(self, program: Program, instance: Instance, pid: int) -> evidence.Subject:
+        known = (program.good, program.previous)
+        build = next((b for b in known if b is not None and b.number == instance.build), program.build)
+        places = (build.launch.directory, build.directory)
+        return evidence.Subject(
+            instance.id, pid, build.launch.command, places, build.release, partial(self._outputs.last, instance.id)
+        )
