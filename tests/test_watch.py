@@ -17,6 +17,7 @@ from typing import TypeVar
 import pytest
 
 from supervisor.lanes import Lane
+from supervisor.mechanism import pressure
 from supervisor.mechanism.tree import start_ticks
 from supervisor.mechanism.watch import Watcher
 from supervisor.model import (
@@ -31,9 +32,11 @@ from supervisor.model import (
     Looked,
     Nature,
     ProgramSettings,
+    Scope,
+    WorkerLooked,
 )
 
-E = TypeVar("E", Answered, Extended, Looked)
+E = TypeVar("E", Answered, Extended, Looked, WorkerLooked)
 
 DEADLINE_S = 15.0
 FIRST, SECOND = InstanceId("shop", 1), InstanceId("shop", 2)
@@ -61,7 +64,24 @@ def serve(taken):
     except OSError:
         pass
     taken.close()
+async def loop():
+    async def answer(reader, writer):
+        path = (await reader.readline()).split()[1]
+        if path == b"/poll": await asyncio.sleep(1000)
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nok")
+        await writer.drain()
+        writer.close()
+    await (await asyncio.start_server(answer, sock=listener)).serve_forever()
 kept = []
+if sys.argv[2] in ("workers", "loops"):
+    import asyncio, ctypes, os
+    for n in range(3):
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+            if sys.argv[2] == "loops": asyncio.run(loop())
+            break
+    else:
+        while True: os.wait()
 while True:
     taken, _ = listener.accept()
     if sys.argv[2] == "deaf": kept.append(taken)
@@ -271,6 +291,113 @@ def test_live_acceptor_that_never_serves_does_not_make_the_relief_wait() -> None
             it.open(SECOND)
             assert (await it.until(Answered, of=SECOND)).how.startswith("GET /health answered 200")
             assert not any(isinstance(event, Answered) and event.id == FIRST for event in it.posted)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("path", "hung", "nature"), [("/spin", Kind.SPINNING, Nature.SPINNING), ("/lock", Kind.LOCKED, Nature.LOCKED)]
+)
+def test_one_hung_worker_of_many_is_told_alone_and_proven(path: str, hung: Kind, nature: Nature) -> None:
+    """Its siblings answer: the instance is not suspect, and once the worker is killed nothing is said of it any more."""
+
+    async def story() -> None:
+        async with shop() as it:
+            it.open(FIRST, "workers", hang=HangSettings(suspect_s=0.3, worker_s=2.0))
+            await it.until(Answered)
+            asked = time.monotonic()
+            it.request(path)
+            doubted = await it.until(WorkerLooked)
+            assert doubted.verdict.kind is Kind.SUSPECT
+            proven = await it.until(WorkerLooked, lambda event: event.verdict.kind is hung)
+            assert (proven.verdict.scope, proven.verdict.nature) == (Scope.WORKER, nature)
+            assert proven.at - proven.since >= 2.0
+            assert proven.since >= asked - 0.05  # nothing from before its request counts
+            assert f"worker {proven.pid} has not answered one request for" in proven.verdict.because
+            assert proven.verdict.because.endswith("2 siblings answer")
+            assert proven.start_ticks == start_ticks(proven.pid)
+            assert proven.pid != it.children[0].pid
+            assert (await it.verdict(Kind.BUSY)).verdict.scope in (Scope.WORKER, Scope.REQUEST)
+            os.kill(proven.pid, signal.SIGKILL)
+            await it.verdict(Kind.HEALTHY, after=proven.at)
+            told = sum(isinstance(event, WorkerLooked) for event in it.posted)
+            await asyncio.sleep(1.5)
+            assert sum(isinstance(event, WorkerLooked) for event in it.posted) == told
+            assert not any(isinstance(e, Looked) and e.verdict.kind in (Kind.SUSPECT, hung) for e in it.posted)
+
+    asyncio.run(story())
+
+
+def test_long_poll_of_a_worker_that_lives_is_a_matter_of_the_request() -> None:
+    async def story() -> None:
+        async with shop() as it:
+            it.open(FIRST, "loops", hang=HangSettings(suspect_s=0.3, certain_s=0.6, blocked_s=0.8, worker_s=0.7))
+            await it.until(Answered)
+            it.request("/poll")
+            busy = await it.verdict(Kind.BUSY)
+            assert busy.verdict.scope is Scope.REQUEST
+            await it.until(Looked, lambda looked: looked.at > busy.at + 4.0)  # a lasting one is told again
+            assert not any(isinstance(event, WorkerLooked) for event in it.posted)
+
+    asyncio.run(story())
+
+
+def test_host_without_memory_for_another_one_is_said_with_the_suspicion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "available_bytes", lambda: 1)
+
+    async def story() -> None:
+        async with shop() as it:
+            it.open(FIRST)
+            await it.until(Answered)
+            assert (await it.verdict(Kind.HEALTHY)).room
+            it.request("/spin")
+            it.request("/next")
+            assert not (await it.verdict(Kind.SUSPECT)).room
+
+    asyncio.run(story())
+
+
+def test_machine_that_slept_is_no_silence_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept_s = 0.0
+
+    async def story() -> None:
+        nonlocal slept_s
+        monkeypatch.setattr(pressure, "suspended_s", lambda: slept_s)
+        async with shop() as it:
+            it.open(FIRST, hang=HangSettings(suspect_s=0.3))
+            await it.until(Answered)
+            it.request("/spin")
+            it.request("/next")
+            suspect = await it.verdict(Kind.SUSPECT)
+            assert suspect.since is not None
+            slept_s = 33.0
+            woke = await it.verdict(Kind.UNKNOWN, after=suspect.at)
+            assert (woke.verdict.because, woke.verdict.scope) == ("the machine was asleep for 33 s", Scope.HOST)
+            again = await it.verdict(Kind.SUSPECT, Kind.STARVED, after=woke.at)
+            assert again.since is not None
+            assert again.since >= woke.at - 0.05  # the clock of its silence starts again
+
+    asyncio.run(story())
+
+
+def test_customer_of_a_sibling_that_was_killed_says_nothing_of_those_who_stay() -> None:
+    """The suspect has gone, and with it the request that took long: what is told of the other is not from before."""
+
+    async def story() -> None:
+        async with shop() as it:
+            it.open(FIRST, hang=HangSettings(suspect_s=0.4))
+            await it.until(Answered)
+            it.request("/spin")
+            await it.verdict(Kind.SUSPECT)
+            it.open(SECOND, hang=HangSettings(suspect_s=0.4))
+            await it.until(Answered, of=SECOND)
+            it.children[0].kill()
+            it.children[0].wait()
+            it.watcher.forget(FIRST)
+            gone = time.monotonic()
+            it.watcher.look(SECOND)
+            looked = await it.until(Looked, lambda event: event.at > gone, of=SECOND)
+            assert looked.verdict.kind is Kind.HEALTHY
 
     asyncio.run(story())
 

@@ -28,7 +28,7 @@ def host() -> Host:
 
 def suspended_s() -> float:
     """For how long the machine has been asleep since its boot: CLOCK_MONOTONIC stands still then, CLOCK_BOOTTIME does not."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    return -time.clock_gettime(time.CLOCK_MONOTONIC) + time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def available_bytes() -> int:
