@@ -16,6 +16,7 @@ from supervisor.policy.words import note, ordinal, spell
 
 KEPT_S = 7 * 86400.0  # a slow loop of any shorter period is recognised
 CAUSES_LIMIT = 100  # of one program: more different loops than that are no memory any more
+PROOFS_LIMIT = 100  # of one cause: a loop each ten seconds for a week would be written down whole each time
 
 
 def known(program: Program, instance: Instance) -> Known | None:
@@ -51,7 +52,8 @@ def proven(program: Program, instance: Instance, release: str, now: float) -> Pr
     before = known(program, instance)
     if before is None:
         return program
-    after = replace(before, proven=(*(at for at in before.proven if now - at < KEPT_S), now))
+    times = (*(at for at in before.proven if now - at < KEPT_S), now)
+    after = replace(before, proven=times[-PROOFS_LIMIT:])
     program = _keep(program, after)
     if instance.peer:
         return program

@@ -72,6 +72,7 @@ POISON_S = 3.0
 STEP_S = 0.5  # the backoff's first
 OUTSIDE_S = 300.0  # between two kills for one outside cause
 TWICE = 2
+PROOFS_LIMIT = 100  # of one cause, kept
 
 Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
 
@@ -232,6 +233,7 @@ def _hear_causes(turn: Turn, ledger: Ledger) -> None:
                 met.passed = met.passed or before.suspected is None
             case Exited() if known is not None and before.state is State.KILLING and before.blame is Blame.HANG:
                 known.proven.append(turn.now)
+                del known.proven[:-PROOFS_LIMIT]
             case Exited() if known is not None and before.state is State.RETIRING and before.suspected is not None:
                 known.passed = True
             case Looked() | Spared() if known is not None and before.suspected and after is not None and not after.suspected:
@@ -469,7 +471,7 @@ def _poison(id: InstanceId, program: Program, turn: Turn, ledger: Ledger) -> boo
     if any(i.state in (State.READY, State.STARTING) for i in others):
         return False
     full = len(others) + 1 >= target(program, turn.after) + program.settings.relief.extra
-    reliefs = [at for at in ledger.past(id.program).reliefs if turn.now - at < RELIEF_WINDOW_S + EPSILON_S]
+    reliefs = [at for at in turn.before.programs[id.program].reliefs if turn.now - at < RELIEF_WINDOW_S + EPSILON_S]
     look = ledger.looked.get(id)
     return full or len(reliefs) >= program.settings.relief.budget or (look is not None and not look.room)
 
