@@ -117,6 +117,20 @@ def test_unix_queue_names_those_who_wait(diag: SockDiag, tmp_path: Path) -> None
         diag.unix_queue(inode)
 
 
+def test_unix_peer_is_known_once_it_is_accepted(diag: SockDiag, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as customer:
+        listener.bind(str(tmp_path / "store.sock"))
+        listener.listen(7)
+        customer.connect(listener.getsockname())
+        inode = os.fstat(customer.fileno()).st_ino
+        assert diag.unix_peer(inode) == 0
+        taken, _ = listener.accept()
+        with taken:
+            assert diag.unix_peer(inode) == os.fstat(taken.fileno()).st_ino
+    with pytest.raises(FileNotFoundError):
+        diag.unix_peer(inode)
+
+
 def test_look_that_is_cut_short_does_not_spoil_the_next(
     diag: SockDiag, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

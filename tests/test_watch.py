@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -115,7 +116,8 @@ class Shop:
 
     def request(self, path: str) -> None:
         """A customer who waits for ever."""
-        customer = socket.create_connection(self.listener.getsockname())
+        customer = socket.socket(self.listener.family, socket.SOCK_STREAM)
+        customer.connect(self.listener.getsockname())
         customer.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
         self.customers.append(customer)
 
@@ -141,8 +143,10 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop() -> AsyncIterator[Shop]:
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+async def shop(family: socket.AddressFamily = socket.AF_INET, folder: Path = Path()) -> AsyncIterator[Shop]:
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind(str(folder / "shop.sock") if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        listener.listen(64)
         lane = Lane("watch")
         watcher = Watcher(lambda event: opened.post(event), lane)
         opened = Shop(listener, watcher)
@@ -277,6 +281,30 @@ def test_relief_is_ready_by_its_own_answer_and_the_suspect_stays_one() -> None:
             assert later.since is not None
             assert suspect.since is not None
             assert later.since <= suspect.since + 0.05  # nothing moved since
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["tcp", "unix"])
+def test_question_that_waited_in_the_queue_is_credited_to_nobody_but_who_took_it(
+    family: socket.AddressFamily, tmp_path: Path
+) -> None:
+    """It was put while the suspect was alone; the relief answers it, and those that are put later, and the suspect stays one."""
+
+    async def story() -> None:
+        async with shop(family, tmp_path) as it:
+            patient = HealthSettings(http="/health", every_s=0.2, timeout_s=DEADLINE_S)
+            it.open(FIRST, health=patient, hang=HangSettings(suspect_s=0.4))
+            await it.until(Answered)
+            it.request("/spin")
+            suspect = await it.verdict(Kind.SUSPECT)
+            it.open(SECOND, health=patient, hang=HangSettings(suspect_s=0.4))
+            ready = await it.until(Answered, of=SECOND)
+            assert ready.how.startswith("GET /health answered 200")
+            served = await it.verdict(Kind.HEALTHY, of=SECOND)
+            await it.until(Looked, lambda looked: looked.at > served.at + 1.0)
+            since = [e for e in it.posted if isinstance(e, Looked) and e.id == FIRST and e.at >= suspect.at]
+            assert {looked.verdict.kind for looked in since} <= {Kind.SUSPECT, Kind.STARVED}
 
     asyncio.run(story())
 

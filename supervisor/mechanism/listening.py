@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from supervisor.mechanism import waiting
+from supervisor.mechanism.probes import UNIX
 from supervisor.mechanism.sockdiag import FAMILIES, Connection, Owners, SockDiag, UnixQueue, queue_of, sockets_of
 from supervisor.policy.samples import Client, ProcessSample, SocketSample
 
@@ -78,6 +79,12 @@ class Listening:
         return frozenset(self._ports.values()) | {port for _, port in self._found.ports if port}
 
     @property
+    def paths(self) -> frozenset[str]:
+        """Of held unix sockets, "@..." for an abstract one."""
+        names = (copy.getsockname() for copy in self._copies if copy.family == socket.AF_UNIX)
+        return frozenset("@" + os.fsdecode(name[1:]) if isinstance(name, bytes) else name for name in names)
+
+    @property
     def inodes(self) -> frozenset[int]:
         return frozenset(self._ports) | self._unix | {inode for inode, _ in self._found.ports}
 
@@ -114,14 +121,20 @@ class Listening:
         return SocketSample(now, length, backlog, tuple(clients), self._still_open(before, clients, pids))
 
     def accepted_by(self, local: tuple[str, int], peer: tuple[str, int], pids: Collection[int]) -> int | None:
-        """Which of these processes accepted the connection between our `local` address and the server's `peer` address.
+        """Which of these processes accepted the connection between our `local` address and the server's `peer` address; of a unix
+        socket, which has no addresses, `local` is UNIX and our socket's inode.
 
         returns  its pid; 0: nobody accepted it yet, or it is gone; None: accepted, by none of them
         """
-        connection = self._diag.connection(peer, local)
-        if connection is None or connection.inode == 0:
-            return 0
-        return self._owners.find((connection.inode,), pids).get(connection.inode)
+        if local[0] == UNIX:
+            try:
+                inode = self._diag.unix_peer(local[1])
+            except FileNotFoundError:
+                return 0
+        else:
+            connection = self._diag.connection(peer, local)
+            inode = 0 if connection is None else connection.inode
+        return self._owners.find((inode,), pids).get(inode) if inode else 0
 
     def served_by(self, process: ProcessSample) -> bool:
         """Whether the process waits for connections: in accept, or in an epoll, poll or select with one of the sockets; where it may

@@ -69,6 +69,7 @@ OUR_FAULTS = frozenset(
 
 Address = tuple[str, int] | str  # host and port, or the path of a unix socket, "@..." for an abstract one
 Whose = Callable[[tuple[str, int], tuple[str, int]], bool | None]
+UNIX = "unix"  # a unix socket has no addresses that tell its connections apart: our end is this and our socket's inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ async def ask_http(target: HttpTarget, *, timeout_s: float, whose: Whose | None 
     """Ask by http; a status from 200 to 399 is an answer.
 
     whose  is called with our and their address until it knows who accepted the connection: True, the instance that is meant;
-           False, another one; None, nobody yet. Nothing is sent before. Only asked of TCP connections.
+           False, another one; None, nobody yet. Nothing is sent before. Of a unix socket ours is (UNIX, its inode).
     """
     question = _Question(target.name, timeout_s)
     wire: _Wire | None = None
@@ -312,9 +313,12 @@ def _span(seconds: float) -> str:
 
 async def _accepted(sock: socket.socket, whose: Whose | None) -> None:
     """Wait until the instance that is meant has accepted the connection. Raises _ElsewhereError when another one did."""
-    if whose is None or sock.family == socket.AF_UNIX:
+    if whose is None:
         return
-    local, peer = sock.getsockname()[:2], sock.getpeername()[:2]
+    if sock.family == socket.AF_UNIX:
+        local, peer = (UNIX, os.fstat(sock.fileno()).st_ino), (UNIX, 0)
+    else:
+        local, peer = sock.getsockname()[:2], sock.getpeername()[:2]
     step_s = FIRST_STEP_S
     while True:
         await asyncio.sleep(step_s)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ _NO_COOKIE = b"\xff" * 8
 _UNIX_REQUEST = struct.Struct("=BBHIII")
 _UNIX_MESSAGE = struct.Struct("=BBBBI")
 _UNIX_MESSAGE_BYTES = 16
-_UNIX_NAME, _UNIX_ICONS, _UNIX_RQLEN = 0, 3, 4
-_UNIX_SHOW_NAME, _UNIX_SHOW_ICONS, _UNIX_SHOW_RQLEN = 0x1, 0x8, 0x10
+_UNIX_NAME, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN = 0, 2, 3, 4
+_UNIX_SHOW_NAME, _UNIX_SHOW_PEER, _UNIX_SHOW_ICONS, _UNIX_SHOW_RQLEN = 0x1, 0x4, 0x8, 0x10
 
 _ESTABLISHED, _CLOSE_WAIT, _LISTEN = 1, 8, 10
 _AGES = struct.Struct("=IIII")  # tcpi_last_data_sent, last_ack_sent (always 0), last_data_recv, last_ack_recv: ms ago
@@ -144,6 +145,14 @@ class SockDiag:
             queue, backlog = _QUEUE.unpack_from(given.get(_UNIX_RQLEN, b"\0" * 8))
             clients = given.get(_UNIX_ICONS, b"")
             return UnixQueue(queue, backlog, struct.unpack(f"={len(clients) // 4}I", clients))
+        raise SockDiagError("the kernel gave no answer about a unix socket")
+
+    def unix_peer(self, inode: int) -> int:
+        """The inode at the other end of a connected unix socket; 0 while nobody has accepted it. Raises OSError, FileNotFoundError
+        when there is no such socket."""
+        for body in self._ask(_unix_request(inode, _UNIX_SHOW_PEER, _NO_COOKIE), dump=False):
+            _, given = _unix_answer(body)
+            return int.from_bytes(given.get(_UNIX_PEER, b""), sys.byteorder)
         raise SockDiagError("the kernel gave no answer about a unix socket")
 
     def connections(self, ports: Iterable[int], families: Iterable[int] = FAMILIES) -> tuple[Connection, ...]:

@@ -515,11 +515,11 @@ class Watcher:
         asker.ask(now, timeout_s, lambda target: self._whose(program, instance, target))
 
     def _whose(self, program: WatchedProgram, instance: WatchedInstance, target: Target) -> Whose | None:
-        """How to tell who accepted; None: it need not be told, or cannot be (a command, a unix socket, somebody else's port).
+        """How to tell who accepted; None: it need not be told, or cannot be (a command, somebody else's port).
 
         A tcp question to one that is alone is answered by being accepted, which a held socket alone does not tell.
         """
-        ours = _port_of(target) in program.listening.ports
+        ours = _port_of(target) in program.listening.ports or _path_of(target) in program.listening.paths
         if not ours or not (program.shared or isinstance(target, TcpTarget)):
             return None
         strange = 0
@@ -691,6 +691,11 @@ class Watcher:
 
 def _start_ask_s(age_s: float) -> float:
     return next(step_s for until_s, step_s in START_ASK_S if age_s < until_s)
+
+
+def _path_of(target: Target) -> str:
+    """The unix socket that is asked; "" for a command or a port."""
+    return target.address if not isinstance(target, CommandTarget) and isinstance(target.address, str) else ""
 
 
 def _port_of(target: Target) -> int:
