@@ -17,7 +17,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -28,10 +27,9 @@ from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Vitals, plan
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import launch, priority, reap, release
-from supervisor.mechanism.ahead import Ahead, Made, discard
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
-from supervisor.mechanism.sockets import Holder
+from supervisor.mechanism.starter import Starter
 from supervisor.mechanism.systemd import Systemd, stop_s
 from supervisor.mechanism.watch import Watcher
 from supervisor.mechanism.witness import Witness
@@ -76,15 +74,14 @@ from supervisor.records.handover import Handover
 from supervisor.records.journal import Journal, JournalError, read_story
 from supervisor.records.log import Log, utc
 
-SPAWN_S = 15.0  # a fork, an exec of the gate and a chdir: longer is a dead mount
-HOLD_S = 10.0  # binding a busy port is tried again for some seconds
+PREFLIGHT_SLACK_S = 15.0  # behind the commands' own time: what it takes to start and end them
 READ_S = 10.0  # a configuration with its includes, and the release of each directory
 LEFTOVER_S = 30.0
 AHEAD_S = 1.0  # after an instance became ready: while many start at once, nothing more is started
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
 DEFECTS_KEPT = 20  # files about our own mistakes
 EXIT_CONFIG = 78
-LANES = ("spawn", "sockets", "preflight", "reap", "watch", "evidence", "read", "discard")
+LANES = ("preflight", "reap", "watch", "evidence", "read", "discard")
 
 
 class StartError(Exception):
@@ -108,9 +105,7 @@ class Daemon:
         self._waiters: list[tuple[Callable[[Fleet], bool], asyncio.Future[bool]]] = []
         self._subscribers: list[Callable[[Story], None]] = []
         self._jobs: set[asyncio.Task[None]] = set()
-        self._gated: dict[InstanceId, launch.Child] = {}  # those that wait until their pid stands in the handover
         self._leaders: dict[int, InstanceId] = {}
-        self._held: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}  # each program's addresses and their descriptors
         self._preflights: dict[str, launch.Preflight] = {}
         self._unwritten: set[str] = set()
         self._reading: asyncio.Task[None] | None = None
@@ -136,8 +131,13 @@ class Daemon:
             name = problem.filename or where.runtime_dir
             raise StartError(f"cannot use {name}: {problem.strerror}; make it writable, or name another in [reviver]") from None
         self._reaper = reap.Reaper(self._loop, self.post, self._lanes["reap"])
-        self._holder = Holder()
-        self._ahead = Ahead()
+        self._starter = Starter(
+            self._environ,
+            self._notify.path,
+            lives=self._lives,
+            born=self._born,
+            failed=lambda id, why, permanent: self.post(SpawnFailed(id, why, permanent)),
+        )
         self._outputs = Outputs(where.log_dir, lambda program, text: self._warn(f"{program}: {text}"))
         self._witness = Witness(self._lanes["evidence"], self._outputs, where.state_dir, self.post, self._tell_story)
         self._watcher = Watcher(self.post, self._lanes["watch"])
@@ -156,7 +156,8 @@ class Daemon:
         self._log.banner(self._banner())
         numbers, wishes = await self._end_leftovers()
         self._fleet = Fleet(incidents=self._journal.last_incident(), numbers=numbers, causes=self._journal.causes(), wishes=wishes)
-        applied = await self._lanes["read"].run(_candidates, self._settings, deadline_s=READ_S)
+        places = await release.resolve_each([program.launch for program in self._settings.programs], self._warn)
+        applied = _candidates(self._settings, places)
         await self._server.serve()
         for sentence in self._settings.unused:
             self._warn(sentence)
@@ -213,10 +214,10 @@ class Daemon:
         self._outputs.close(FLUSH_S)
         self._delivery.close(FLUSH_S)
         self._reaper.close()
+        self._starter.close(FLUSH_S)
         self._lanes["discard"].put(self._notify.close)  # with it go the descriptors of messages that nobody read
         self._lanes["discard"].drain(FLUSH_S)
         for name, program in self._fleet.programs.items():
-            self._holder.release(name)
             if not program.instances:
                 self._handover.drop(name)
         self._handover.close()
@@ -343,17 +344,15 @@ class Daemon:
             case Exited() if not self._lives(event.id):
                 program = self._fleet.programs.get(event.id.program)
                 if program is not None and program.wanted is Wanted.DOWN and not program.instances:
-                    self._ahead.drop(event.id.program)
+                    self._starter.drop(event.id.program)
                 self._watcher.forget(event.id)
                 self._bury(event, before.get(event.id.program))
                 self._leaders = {pid: id for pid, id in self._leaders.items() if id != event.id}
-                unborn = self._gated.pop(event.id, None)
-                if unborn is not None:
-                    _close(unborn.gate, unborn.output)
+                self._starter.unborn(event.id)
             case Answered():
                 self._loop.call_later(AHEAD_S, self._look_ahead, event.id.program)
             case ShutdownAsked():
-                self._ahead.close()
+                self._starter.drain()
             case Applied():
                 for candidate in event.programs:
                     self._watcher.update(candidate.settings)
@@ -383,7 +382,7 @@ class Daemon:
             case Note() | Tell() | Remember():
                 pass  # words: told, and taken by the journal, when all is done
             case Spawn():
-                self._spawn(effect)
+                self._starter.spawn(effect, self._fleet.programs[effect.id.program].settings.output.to)
             case Open():
                 self._open(effect.id)
             case Signal():
@@ -403,9 +402,7 @@ class Daemon:
             case RunPreflight():
                 self._job(self._preflight(effect))
             case Forget():
-                self._held.pop(effect.program, None)
-                self._ahead.drop(effect.program)
-                self._lanes["sockets"].put(self._holder.release, effect.program)
+                self._starter.release(effect.program)
                 self._handover.drop(effect.program)
             case _:
                 assert_never(effect)
@@ -418,52 +415,7 @@ class Daemon:
 
     # --- effects --------------------------------------------------------------------------------------------------------------
 
-    def _spawn(self, effect: Spawn) -> None:
-        """Hold the sockets, where they are not held yet, and start a process at its gate. No coroutine: a customer may wait for it."""
-        addresses, fds = self._held.get(effect.id.program, ((), ()))
-        if addresses == effect.build.launch.sockets:
-            self._launch(effect, fds)
-        else:
-            self._job(self._hold_and_launch(effect))
-
-    async def _hold_and_launch(self, effect: Spawn) -> None:
-        wanted = effect.build.launch.sockets
-        try:
-            fds = await self._lanes["sockets"].run(self._holder.hold, effect.id.program, wanted, deadline_s=HOLD_S)
-        except (launch.LaunchError, LaneError) as problem:
-            self._spawn_failed(effect.id, problem)
-            return
-        self._held[effect.id.program] = (wanted, fds)
-        if self._lives(effect.id):
-            self._launch(effect, fds)
-
-    def _launch(self, effect: Spawn, fds: tuple[int, ...]) -> None:
-        made = self._made(effect, fds)
-        waiting = self._ahead.take(effect, made)
-        if waiting is not None:
-            self._born(waiting)
-            return
-        self._start(effect, made).add_done_callback(partial(self._launched, effect.id))
-
-    def _start(self, effect: Spawn, made: Made) -> asyncio.Future[launch.Child]:
-        call = (launch.launch, effect, made.fds, self._environ, self._notify.path, made.to)
-        return self._lanes["spawn"].run(*call, deadline_s=SPAWN_S, late=discard)
-
-    def _made(self, effect: Spawn, fds: tuple[int, ...]) -> Made:
-        settings = self._fleet.programs[effect.id.program].settings
-        return Made(effect.build.number, effect.heartbeat_s, fds, settings.output.to)
-
-    def _launched(self, id: InstanceId, started: asyncio.Future[launch.Child]) -> None:
-        problem = started.exception()
-        if isinstance(problem, (launch.LaunchError, LaneError)):
-            self._spawn_failed(id, problem)
-        elif self._lives(id):
-            self._born(started.result())
-        else:
-            discard(started.result())
-
     def _born(self, child: launch.Child) -> None:
-        self._gated[child.id] = child
         self._leaders[child.pid] = child.id
         self._reaper.watch(child)
         self.post(Spawned(child.id, child.pid, child.start_ticks))
@@ -471,37 +423,19 @@ class Daemon:
     def _look_ahead(self, name: str) -> None:
         """A while after an instance became ready: have the next one wait at its gate."""
         program = self._fleet.programs.get(name)
-        addresses, fds = self._held.get(name, ((), ()))
-        if program is None or self._fleet.draining or not program.instances or addresses != program.build.launch.sockets:
-            return
-        health = program.settings.health
-        nobody = Spawn(InstanceId(name, 0), program.build, health.every_s if health.heartbeat else None)
-        made = self._made(nobody, fds)
-        if self._ahead.wanted(name, made):
-            self._start(nobody, made).add_done_callback(partial(self._waits, name, made))
-
-    def _waits(self, name: str, made: Made, started: asyncio.Future[launch.Child]) -> None:
-        if started.exception() is not None:
-            return  # the next start says why
-        if name in self._fleet.programs and not self._fleet.draining:
-            self._ahead.keep(name, made, started.result())
-        else:
-            discard(started.result())
-
-    def _spawn_failed(self, id: InstanceId, problem: launch.LaunchError | LaneError) -> None:
-        permanent = isinstance(problem, launch.LaunchError) and problem.permanent
-        text = str(problem) if isinstance(problem, launch.LaunchError) else f"the host does not start processes: {problem}"
-        self.post(SpawnFailed(id, text, permanent))
+        if program is not None and program.instances and not self._fleet.draining:
+            health = program.settings.health
+            nobody = Spawn(InstanceId(name, 0), program.build, health.every_s if health.heartbeat else None)
+            self._starter.prepare(nobody, program.settings.output.to)
 
     def _open(self, id: InstanceId) -> None:
         program, instance = self._find(id)
-        child = self._gated.pop(id)
-        launch.open_gate(child.gate, str(id))
+        child = self._starter.open(id)
         if child.output >= 0:
             self._outputs.attach(id, child.output, program.settings.output)
         assert instance.pid is not None
         assert instance.start_ticks is not None
-        _, fds = self._held.get(id.program, ((), ()))
+        fds = self._starter.sockets(id.program)
         self._watcher.watch(id, instance.pid, instance.start_ticks, program.settings, fds)
         self._job(self._witness.born(id, instance.pid))
 
@@ -530,7 +464,7 @@ class Daemon:
         preflight = launch.Preflight(effect, self._environ)
         self._preflights[effect.program] = preflight
         try:
-            problem = await self._lanes["preflight"].run(preflight.run, deadline_s=effect.timeout_s + SPAWN_S)
+            problem = await self._lanes["preflight"].run(preflight.run, deadline_s=effect.timeout_s + PREFLIGHT_SLACK_S)
         except LaneError as stuck:
             problem = str(stuck)
         finally:
@@ -622,18 +556,15 @@ class Daemon:
         return lambda: self._subscribers.remove(callback)
 
 
-def _candidates(settings: Settings) -> Applied:
-    """The programs of a configuration with what the disk says of each now. Blocks."""
-    found = []
-    for program in settings.programs:
-        name, directory = release.resolve(program.launch)
-        found.append(Candidate(program, name, directory))
-    return Applied(tuple(found), settings.escalation)
+def _candidates(settings: Settings, places: list[tuple[str, str]]) -> Applied:
+    """The programs of a configuration, each with the release and the directory that the disk names now."""
+    programs = zip(settings.programs, places, strict=True)
+    return Applied(tuple(Candidate(program, *place) for program, place in programs), settings.escalation)
 
 
 def _read(path: str, environ: Mapping[str, str]) -> Reading:
     settings = config.load(Path(path), environ)
-    return Reading(settings, _candidates(settings))
+    return Reading(settings, _candidates(settings, [release.resolve(program.launch) for program in settings.programs]))
 
 
 def _make(key: str, path: str) -> None:
@@ -652,12 +583,6 @@ def _make(key: str, path: str) -> None:
 def _keep(path: Path, text: str) -> None:
     with contextlib.suppress(OSError):  # the sentence in the log says what is known then
         path.write_text(text)
-
-
-def _close(*fds: int) -> None:
-    for fd in fds:
-        if fd >= 0:
-            os.close(fd)
 
 
 def _programs(count: int) -> str:
