@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -248,6 +250,71 @@ def test_timestamps_stand_before_each_line_and_nowhere_else(room: Room) -> None:
     lines = room.all().split(b"\n")
     assert [line[24:] for line in lines] == [b" one", b" two", b" ", b" three", b""]
     assert all(line[10:11] == b"T" and line[23:24] == b"Z" for line in lines[:-1])
+
+
+def test_a_pipe_that_its_program_set_to_packets_spills_into_no_other_log(room: Room) -> None:
+    """Of such a pipe one read gives one packet (O_DIRECT, pipe(2)): what a look left behind was taken for the next program's."""
+    settings = OutputSettings(timestamps=True, compress=False)
+    packets, writer = room.attach(settings=settings), room.attach(InstanceId("other", 1), settings)
+    fcntl.fcntl(packets, fcntl.F_SETFL, os.O_DIRECT)
+    room.outputs.last(ID)  # both are attached
+    for number in range(500):
+        os.write(packets, b"packet %04d\n" % number)
+    until(lambda: b"packet 0499\n" in room.all())
+    os.write(writer, b"other\n" * 20)
+    other = room.log_dir / "other.log"
+    until(lambda: other.exists() and other.read_bytes().count(b"other\n") == 20)
+    assert b"packet" not in other.read_bytes()
+    assert re.findall(rb"packet (\d{4})\n", room.all()) == [b"%04d" % number for number in range(500)]
+
+
+@pytest.mark.parametrize("what", ["symlink", "second name", "fifo", "socket"])
+def test_what_is_no_file_of_its_own_is_never_written_and_the_loss_is_said(
+    room: Room, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may belong to the program's user, and we may be root: a link would have us write to any file."""
+    monkeypatch.setattr(output, "RETRY_S", 0.02)
+    victim = room.log_dir.parent / "victim"
+    victim.write_bytes(b"theirs\n")
+    room.log_dir.mkdir()
+    match what:
+        case "symlink":
+            room.path.symlink_to(victim)
+        case "second name":
+            room.path.hardlink_to(victim)
+        case "fifo":
+            os.mkfifo(room.path)
+        case _:
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(str(room.path))
+    writer, other = room.attach(), room.attach(InstanceId("other", 1))
+    os.write(writer, b"lost\n")
+    os.write(other, b"kept\n")
+    until(lambda: (room.log_dir / "other.log").exists() and (room.log_dir / "other.log").read_bytes() == b"kept\n")
+    until(lambda: room.outputs.last(ID) == b"lost\n")
+    room.path.unlink()
+
+    def written_again() -> bool:
+        os.write(writer, b"again\n")
+        return len(room.remarks) > 1
+
+    until(written_again)
+    assert set(room.path.read_bytes().splitlines()) == {b"again"}
+    assert "is a link or no plain file, and could lead elsewhere: remove it; the program goes on" in room.remarks[0]
+    assert re.search(r"is written again; \d+ bytes of output was lost", room.remarks[1])
+    assert victim.read_bytes() == b"theirs\n"
+
+
+def test_a_link_among_the_rotated_files_is_not_compressed(room: Room) -> None:
+    """What only root may read would stand in the program's folder."""
+    victim = room.log_dir.parent / "victim"
+    victim.write_bytes(b"theirs\n")
+    room.log_dir.mkdir()
+    link = room.log_dir / "store.log.1"
+    link.symlink_to(victim)
+    logfiles.compress(room.path)
+    assert link.is_symlink()
+    assert [path.name for path in room.log_dir.iterdir()] == ["store.log.1"]
 
 
 def test_changed_settings_hold_from_the_next_byte(room: Room) -> None:

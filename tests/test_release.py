@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from supervisor.lanes import STUCK_LIMIT
+from supervisor.mechanism import release
 from supervisor.mechanism.release import resolve
 from supervisor.model import LaunchSettings
 
+DEADLINE_S = 15.0
 ONE = "4f2a91c" + "0" * 33
 TWO = "9b7e6d5" + "1" * 33
 
@@ -92,3 +97,30 @@ def test_release_of_a_checkout_that_holds_fifos_and_devices_has_no_name(tmp_path
 
 def test_release_of_a_checkout_whose_names_hold_a_nul_has_no_name(tmp_path: Path) -> None:
     assert found(checkout(tmp_path, "ref: refs/heads/\0main")) == ("", str(tmp_path))
+
+
+def test_dead_mounts_keep_no_other_program_from_its_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than a lane gives threads up."""
+    (tmp_path / "42").mkdir()
+    (tmp_path / "current").symlink_to("42")
+    mended, warnings = threading.Event(), list[str]()
+
+    def on_a_mount(launch: LaunchSettings) -> tuple[str, str]:
+        if launch.directory == "/dead":
+            mended.wait(DEADLINE_S)
+        return resolve(launch)
+
+    monkeypatch.setattr(release, "resolve", on_a_mount)
+    monkeypatch.setattr(release, "RESOLVE_S", 0.05)
+    before = set(threading.enumerate())
+    wanted = ["/dead"] * (STUCK_LIMIT + 2) + [str(tmp_path / "current")]
+    launches = [LaunchSettings(command=("true",), directory=directory) for directory in wanted]
+    try:
+        places = asyncio.run(release.resolve_each(launches, warnings.append))
+    finally:
+        mended.set()
+    assert places == [("", "/dead")] * (STUCK_LIMIT + 2) + [("42", str(tmp_path / "42"))]
+    assert warnings[0].startswith("/dead does not answer")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()

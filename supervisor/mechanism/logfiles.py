@@ -3,16 +3,21 @@
 `LogFile` is the writer's side, for one thread; `compress` runs in a lane beside it; `tail` and `follow` read, for the command line. Every
 step that moves a file is a rename, in an order in which a death in between loses no byte: at worst a number is left out, or a file stands
 there both plain and gzipped, and the next rotation or compression puts that right.
+
+The folder may belong to the program's user: what he puts there under our names (a link, a fifo) is neither written nor compressed, as we
+may be root and he is not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import gzip
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 import zlib
@@ -54,7 +59,7 @@ class LogFile:
         """Open it, or open it again where somebody removed, replaced or cut it. True when it is not what it was before."""
         if self._fd >= 0:
             with contextlib.suppress(FileNotFoundError):
-                now = os.stat(self.path)
+                now = os.lstat(self.path)
                 if (now.st_dev, now.st_ino) == self._identity:
                     if now.st_size >= self.position:
                         return False
@@ -62,7 +67,7 @@ class LogFile:
                     return True
             self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)  # not O_APPEND: splice refuses it
+        self._fd = _open_own(self.path, os.O_RDWR | os.O_CREAT)  # not O_APPEND: splice refuses it
         opened = os.fstat(self._fd)
         self._identity = (opened.st_dev, opened.st_ino)
         self.position = os.lseek(self._fd, 0, os.SEEK_END)
@@ -133,17 +138,17 @@ def compress(path: Path) -> None:
 def _compress(path: Path, plain: Path) -> None:
     half = path.with_name(f"{path.name}.{time.monotonic_ns()}{HALF}")
     try:
-        with plain.open("rb") as source, half.open("wb") as target:
+        with open(_open_own(plain, os.O_RDONLY), "rb") as source, half.open("xb") as target:
             os.fchmod(target.fileno(), MODE)
             with gzip.GzipFile(filename="", mode="wb", fileobj=target, compresslevel=GZIP_LEVEL) as packed:
                 shutil.copyfileobj(source, packed, LINE_BYTES)
             target.flush()
             os.fsync(target.fileno())  # it is about to be the only copy
             known = os.fstat(source.fileno())
-        os.utime(half, ns=(known.st_atime_ns, known.st_mtime_ns))
+            os.utime(target.fileno(), ns=(known.st_atime_ns, known.st_mtime_ns))
         with _names:  # a rotation may have given it another number meanwhile, or removed it
             for now in (paths for numbered in _rotated(path).values() for paths in numbered):
-                if now.stat().st_ino == known.st_ino:
+                if now.lstat().st_ino == known.st_ino:
                     half.rename(f"{now}.gz")
                     now.unlink()
                     return
@@ -153,6 +158,25 @@ def _compress(path: Path, plain: Path) -> None:
     except OSError:
         half.unlink(missing_ok=True)
         raise
+
+
+def _open_own(path: Path, flags: int) -> int:
+    """Open a regular file that has this name and no other. Raises OSError, also for everything else that may stand there."""
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, MODE)
+    except OSError as problem:
+        if problem.errno in (errno.ELOOP, errno.ENXIO):  # a symlink; a socket, or a device that nobody serves
+            raise _foreign(path) from None
+        raise
+    opened = os.fstat(fd)
+    if stat.S_ISREG(opened.st_mode) and opened.st_nlink <= 1:  # 0: removed meanwhile, the next look tells
+        return fd
+    os.close(fd)
+    raise _foreign(path)
+
+
+def _foreign(path: Path) -> OSError:
+    return OSError(errno.EPERM, "what stands there is a link or no plain file, and could lead elsewhere: remove it", str(path))
 
 
 def tail(log_dir: str, program: str, lines: int) -> Iterator[bytes]:

@@ -261,7 +261,7 @@ class Outputs:
             return file.splice(source.fd, count)
         stamped = _stamped(data[:count], begins)
         file.put(stamped)
-        os.read(source.fd, count)  # after it is written: a death in between doubles it, and loses nothing
+        _read(source.fd, count)  # after it is written: a death in between doubles it, and loses nothing
         return len(stamped)
 
     def _moved(self, source: _Source, count: int) -> None:
@@ -378,11 +378,19 @@ class _Glass:
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        return os.read(self._read, count) if count else b""
+        return _read(self._read, count)
 
     def close(self) -> None:
         os.close(self._read)
         os.close(self._write)
+
+
+def _read(fd: int, count: int) -> bytes:
+    """`count` bytes that stand in a pipe. One read gives less of a pipe that its writer set to packets (O_DIRECT, pipe(2))."""
+    data = b""
+    while len(data) < count and (more := os.read(fd, count - len(data))):
+        data += more
+    return data
 
 
 def _stamped(data: bytes, begins: bool) -> bytes:

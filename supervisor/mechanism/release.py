@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from supervisor import host
+from supervisor.lanes import Lane, LaneError
 from supervisor.model import LaunchSettings
 
+RESOLVE_S = 1.0  # for one directory: tens of microseconds where its disk answers
 SHORT = 7  # digits of a revision, as git itself shortens it
 _REVISION = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # SHA-1 or SHA-256
 _LINE_LIMIT_BYTES = 4096  # HEAD, a ref, a .git file: one line
@@ -31,6 +34,21 @@ def resolve(launch: LaunchSettings) -> tuple[str, str]:
     if os.path.islink(launch.directory.rstrip("/")):
         return os.path.basename(directory), directory
     return _revision(Path(directory))[:SHORT], directory
+
+
+async def resolve_each(launches: Iterable[LaunchSettings], report: Callable[[str], None]) -> list[tuple[str, str]]:
+    """`resolve` for all of them; one whose directory does not answer (a dead mount) stays as written, and holds no other up for long."""
+    found, lane = [], Lane("release")
+    for launch in launches:
+        try:
+            found.append(await lane.run(resolve, launch, deadline_s=RESOLVE_S))
+        except LaneError:
+            report(f"{launch.directory} does not answer (a dead mount?): what starts there has no release's name")
+            found.append(("", launch.directory))
+            lane.close()
+            lane = Lane("release")  # a lane gives up only so many threads
+    lane.close()
+    return found
 
 
 def _revision(directory: Path) -> str:
