@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,13 @@ class Supervised:
     def status(self, program: str) -> Line:
         found = json.loads(self.ask("status", "--json").stdout)
         return next(p for p in found["programs"] if p["name"] == program)
+
+    def wait_for(self, so: Callable[[], bool]) -> None:
+        """Until something is so that no line tells: what only /proc knows."""
+        deadline = time.monotonic() + WAIT_S
+        while not so():
+            assert time.monotonic() < deadline, self.story()
+            time.sleep(0.01)
 
     def pids(self) -> list[int]:
         """The processes of this host that carry our notify socket: what the daemon started and what those started."""

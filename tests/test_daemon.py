@@ -281,3 +281,17 @@ def test_a_crash_is_named_from_the_traceback_that_the_program_wrote(tmp_path: Pa
         text = daemon.until("evidence.taken")["text"]
         assert "ZeroDivisionError" in text
         assert "shop.py:2 total()" in text
+
+
+def test_the_next_start_waits_at_its_gate_becomes_the_instance_and_is_gone_after_a_stop(tmp_path: Path) -> None:
+    programs = f'[program.app]\ncommand = {python(SLEEPER)}\n[program.app.restart]\nhealthy = "1s"\n'
+    with Supervised(tmp_path, programs) as daemon:
+        daemon.until("instance.ready", subject="app:1")
+        (first,) = [instance["pid"] for instance in daemon.status("app")["instances"]]
+        daemon.wait_for(lambda: len(daemon.pids()) == 2)
+        (waiting,) = set(daemon.pids()) - {first}
+        os.kill(first, signal.SIGKILL)
+        daemon.until("instance.started", lambda line: f"pid {waiting}" in line["text"])
+        daemon.until("instance.ready", subject="app:2")
+        assert daemon.ask("stop", "app").returncode == 0
+        daemon.wait_for(lambda: daemon.pids() == [])

@@ -45,11 +45,12 @@ class Starter:
         self._held: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}  # each program's addresses and their descriptors
         self._gated: dict[InstanceId, Child] = {}  # those that wait until their pid stands in the handover
         self._spawning, self._holding = Lane("spawn"), Lane("sockets")
-        self._closed = False
+        self._wanted: set[str] = set()  # programs for whose next start one may wait
 
     def spawn(self, effect: Spawn, to: OutputTo) -> None:
         """Hold the sockets, where they are not held yet, and start a process at its gate; `born` or `failed` answers."""
         program, wanted = effect.id.program, effect.build.launch.sockets
+        self._wanted.add(program)
         addresses, fds = self._held.get(program, ((), ()))
         if addresses == wanted:
             self._launch(effect, fds, to)
@@ -85,6 +86,7 @@ class Starter:
 
     def drop(self, program: str) -> None:
         """Nothing of the program is wanted: none waits for its next start."""
+        self._wanted.discard(program)
         self._ahead.drop(program)
 
     def release(self, program: str) -> None:
@@ -95,7 +97,7 @@ class Starter:
 
     def drain(self) -> None:
         """Nothing is prepared any more."""
-        self._closed = True
+        self._wanted.clear()
         self._ahead.close()
 
     def close(self, deadline_s: float) -> None:
@@ -143,10 +145,10 @@ class Starter:
     def _waits(self, program: str, made: Made, started: asyncio.Future[Child]) -> None:
         if started.exception() is not None:
             return  # the next start says why
-        if self._closed or program not in self._held:
-            discard(started.result())
-        else:
+        if program in self._wanted:
             self._ahead.keep(program, made, started.result())
+        else:
+            discard(started.result())
 
     def _fail(self, id: InstanceId, problem: LaunchError | LaneError) -> None:
         if isinstance(problem, LaunchError):
