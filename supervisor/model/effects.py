@@ -1,0 +1,140 @@
+"""Effects: what policy wants done. Imperatives; where one is answered by an event, it says by which. A Note (states) is one too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervisor.model.settings import Severity
+from supervisor.model.states import Build, InstanceId, Known, Note
+
+
+@dataclass(frozen=True, slots=True)
+class RunPreflight:
+    """Run the build's preflight commands; answered by Preflighted."""
+
+    program: str
+    build: Build
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a process and keep it at its gate; answered by Spawned or SpawnFailed."""
+
+    id: InstanceId
+    build: Build
+    heartbeat_s: float | None = None  # it has to send WATCHDOG=1 at least once in so many seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open the gate: its pid stands in the handover now. The answer is Answered, or Exited."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send one signal to the instance's own process: its stop signal, CONT, or an operator's. Exited answers when it is gone."""
+
+    id: InstanceId
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL to the whole tree, answered by Exited.
+
+    unmoved_since   for a kill by a verdict: look once more first; if something moved later than this instant, do not kill and
+                    answer with Spared. None kills in any case.
+    """
+
+    id: InstanceId
+    unmoved_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KillWorker:
+    """A signal to one worker alone; its siblings serve on. What it was is told by the next look."""
+
+    id: InstanceId
+    pid: int
+    start_ticks: int
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demote:
+    """Give the instance less of the processors, so that its relief boots."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Give the instance its share of the processors back."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Keep this cause for days, over restarts of program, supervisor and host."""
+
+    program: str
+    known: Known
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look at the instance now; answered by Looked."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class TakeEvidence:
+    """Record what a suspect is doing; answered by EvidenceTaken."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A message for people, through the named channels (none: the log alone). Never sent twice for one (incident, key, step).
+
+    began_wall  is not known to policy: records add it.
+    """
+
+    incident: int
+    program: str
+    key: str
+    severity: Severity
+    text: str
+    channels: tuple[str, ...]
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The program is gone from the configuration and nothing of it lives: close its sockets and drop its handover."""
+
+    program: str
+
+
+Effect = (
+    RunPreflight
+    | Spawn
+    | Open
+    | Signal
+    | Kill
+    | KillWorker
+    | Demote
+    | Promote
+    | Look
+    | TakeEvidence
+    | Remember
+    | Note
+    | Tell
+    | Forget
+)

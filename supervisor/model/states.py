@@ -1,0 +1,293 @@
+"""States: what `step` returns and the handover keeps, from a verdict on one instance to the whole fleet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from supervisor.model.settings import EscalationStep, LaunchSettings, ProgramSettings, Severity
+
+
+class InstanceId(NamedTuple):
+    """One start of a program, numbered for ever upwards and never reused; written `store:7`."""
+
+    program: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.program}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> InstanceId:
+        """The id written as `store:7`. Raises ValueError when it is not of that form."""
+        program, _, number = text.rpartition(":")
+        if not program or not number.isdecimal():
+            raise ValueError(f"{text!r} is not an instance: write it like store:7")
+        return cls(program, int(number))
+
+
+class Kind(StrEnum):
+    HEALTHY = "healthy"
+    STARTING = "starting"
+    BUSY = "busy"
+    OVERLOADED = "overloaded"
+    STARVED = "starved"
+    SUSPECT = "suspect"
+    SPINNING = "hung (spinning)"
+    LOCKED = "hung (locked)"  # every thread is parked on a lock
+    BLOCKED = "hung (blocked)"
+    STOPPED = "stopped"
+    UNINTERRUPTIBLE = "uninterruptible"
+    LEAKING = "leaking"
+    UNKNOWN = "unknown"
+
+
+class Scope(StrEnum):
+    REQUEST = "request"
+    WORKER = "worker"
+    INSTANCE = "instance"
+    HOST = "host"
+
+
+class Nature(StrEnum):
+    """What an instance that does not answer is doing: it decides which patience holds."""
+
+    NONE = "none"
+    SPINNING = "spinning"
+    LOCKED = "locked"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the diagnosis concludes. `because` is one sentence with numbers; `since` the instant from which it holds.
+
+    HEALTHY, BUSY and OVERLOADED say that something moves. SUSPECT, SPINNING, LOCKED, BLOCKED and STOPPED say that somebody waits
+    and nothing moved; the hung kinds are given once that has lasted for `certain` or `blocked`. Policy alone decides what follows.
+    """
+
+    kind: Kind
+    because: str
+    since: float
+    scope: Scope = Scope.INSTANCE
+    nature: Nature = Nature.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One way to run a program: what is launched, from which directory (resolved once), as which release."""
+
+    number: int
+    release: str
+    launch: LaunchSettings
+    directory: str
+
+
+class Preflight(StrEnum):
+    NEEDED = "needed"
+    ASKED = "asked"
+    PASSED = "passed"
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    SUSPECT = "suspect"
+    RETIRING = "retiring"
+    KILLING = "killing"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A cause that this program met before. Instants may lie before this boot, and are negative then."""
+
+    key: str
+    where: str  # for people: "store/coupons.py:41 apply()"
+    release: str  # the release under which it was met first
+    first: float
+    proven: tuple[float, ...] = ()  # when a hang by it was proven, within the days that are remembered
+    passed: int = 0  # how often it ended by itself: then it is long work, not a loop
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Somebody else for whom the instances wait, so that killing them cures nothing."""
+
+    peer: str  # "10.0.0.5:5432"
+    since: float
+    tried: float | None = None  # when one was last killed for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker that hangs in an instance that serves, as the newest look saw it."""
+
+    pid: int
+    start_ticks: int
+    seen: float
+    moved: float
+    verdict: Verdict
+    fresh: bool = True  # that look came in this very step
+    tries: int = 0
+    tried: float | None = None
+
+
+class Blame(StrEnum):
+    """Why an instance is killed, and so what its exit costs."""
+
+    NOBODY = "nobody"  # it was asked to go: its exit is no failure
+    HANG = "hang"  # counts in the budget, costs no delay
+    START = "start"  # it never became ready: counts, with backoff
+    EXIT = "exit"  # its leader ended by itself; the failure is written down already
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One start. Instants are those of facts, never deadlines."""
+
+    id: InstanceId
+    build: int
+    state: State
+    since: float  # when it entered this state
+    spawned: float
+    relief: bool = False  # started because a suspect was not counted; for people only
+    pid: int | None = None
+    start_ticks: int | None = None  # field 22 of /proc/PID/stat: with the boot id, an identity
+    opened: bool = False  # its gate was opened: it runs
+    ready: float | None = None  # first answered
+    start_s: float = 60.0  # the time it has to become ready, from its spawn: promised then, longer when it asks for more
+    seen: float | None = None  # `at` of the newest look
+    moved: float | None = None  # the last instant at which something is known to have moved
+    excused: float | None = None  # patience counts from here: host sick, uninterruptible, continued
+    verdict: Verdict | None = None
+    fresh: bool = False  # the newest look came in this very step: only such a look kills what serves
+    look_asked: float | None = None
+    suspected: float | None = None  # when it became suspect last
+    evidence: str | None = None  # what was taken of it, in one line; None: nothing yet
+    cause: str = ""  # the key of the cause that the evidence named
+    where: str = ""  # its place, for people
+    peer: str = ""  # for whom all of it waits
+    room: bool = True  # the host has memory for another one like it
+    demoted: bool = False  # it gets less of the processors while its relief boots
+    workers: tuple[Worker, ...] = ()  # those that hang while the others serve
+    workers_killed: tuple[float, ...] = ()
+    reported: bool = False  # people were told of this suspicion
+    replace: bool = False  # an operator wants another in its place
+    pressed: float | None = (
+        None  # since when the grace counts while it retires: a stop, a shutdown, --now, a successor that needs it gone
+    )
+    asked: float | None = None  # when its stop signal was sent
+    continued: bool = False  # SIGCONT was sent
+    tries: int = 0  # SIGKILLs sent
+    tried: float | None = None
+    blame: Blame = Blame.NOBODY
+    why: str = ""  # why it retires or is killed, for people
+
+
+class Wanted(StrEnum):
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that people may have to know. `key` is told once per incident."""
+
+    key: str  # "hang", "crash", "crash-loop", ...
+    severity: Severity
+    text: str  # one sentence that is true
+    instance: str = ""  # "store:7"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line of the story: for the terminal, the log and the journal.
+
+    subject  "store", or "store:7"
+    name     `noun.past_verb`, stable: scripts filter on it
+    text     what a tired person reads
+    """
+
+    subject: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """From the first bad fact to proven recovery."""
+
+    number: int
+    opened: float
+    severity: Severity
+    told: tuple[str, ...] = ()  # keys of the facts told
+    headline: Fact | None = None  # the worst fact, the first of its severity
+    escalated: float = 0.0  # when it became that severe
+    steps: tuple[int, ...] = ()  # the escalation steps that were told
+    channels: tuple[str, ...] = ()  # everybody who was told that it began
+    calm: float | None = None  # since when all is as it should be
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A build that has to prove itself. `began` is when it was made."""
+
+    build: int
+    began: float
+    failures: int = 0
+    served: bool = False  # an instance of it was ready once
+    lost: str = ""  # why it cannot be trusted any more, before it is given up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """All that is remembered of one program, and all that a later supervisor needs of it."""
+
+    settings: ProgramSettings
+    build: Build
+    preflight: Preflight = Preflight.PASSED
+    preflight_asked: float | None = None
+    good: Build | None = None  # the last build that was trusted
+    previous: Build | None = None  # the one that was trusted before `good`
+    trial: Trial | None = None
+    retreat: str = ""  # why the previous build is to come back, before it does
+    builds: int = 1  # the highest number given
+    wanted: Wanted = Wanted.UP
+    resting: int = 0  # instances that ended and are not started again
+    removed: bool = False  # no longer in the configuration: goes when its instances are gone
+    instances: tuple[Instance, ...] = ()
+    started: int = 0  # the highest instance number given
+    restarts: int = 0  # failures that another start makes good, or a relief has made good already
+    ordered: bool = False  # the programs in `after` were ready, or waited for long enough
+    waiting: float | None = None  # since when it waits for them
+    failures: tuple[float, ...] = ()  # instants, within the window
+    attempt: int = 0  # failures in a row without a healthy run between
+    slow_starts: int = 0  # starts in a row that never became ready in time
+    failed: float | None = None  # the last failure that costs a delay
+    broken: str = ""  # why it cannot be executed at all
+    crash_loop: bool = False
+    reliefs: tuple[float, ...] = ()
+    causes: tuple[Known, ...] = ()
+    unsaved: tuple[str, ...] = ()  # keys of causes that changed and are not written down yet
+    outside: Outside | None = None
+    signals: tuple[str, ...] = ()  # asked by an operator, not yet sent
+    unserved: float | None = None  # since when no instance is ready, while some are wanted
+    facts: tuple[Fact, ...] = ()  # not yet told
+    incident: Incident | None = None
+    notes: tuple[Note, ...] = ()  # not yet recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The whole state. Programs stand in the configuration's order; `wakes` says when one wants to be settled again."""
+
+    programs: dict[str, Program] = field(default_factory=dict)
+    wakes: dict[str, float] = field(default_factory=dict)
+    escalation: tuple[EscalationStep, ...] = ()
+    draining: bool = False
+    hurried: bool = False
+    incidents: int = 0  # the highest number given
+    numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet
+    causes: dict[str, tuple[Known, ...]] = field(default_factory=dict)  # what is remembered of them
+    wishes: dict[str, Wanted] = field(default_factory=dict)  # what an operator wanted of them, before the last supervisor died
