@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
-from supervisor import __version__, config
+from supervisor import __version__, config, host
 from supervisor.alerts.delivery import Delivery
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
@@ -30,7 +30,7 @@ from supervisor.mechanism import launch, priority, reap, release
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.starter import Starter
-from supervisor.mechanism.systemd import Systemd, stop_s
+from supervisor.mechanism.systemd import Systemd, stop_s, under_systemd
 from supervisor.mechanism.watch import Watcher
 from supervisor.mechanism.witness import Witness
 from supervisor.model import (
@@ -117,13 +117,14 @@ class Daemon:
         self._log_lane = Lane("log")
         self._log = Log(sys.stderr, self._log_lane)
         self._systemd = Systemd(environ)
+        self._guarded = under_systemd(environ)
         self._server = Server(f"{where.runtime_dir}/control.sock", where.group, self)
         try:
             self._server.open()
             _make("state_dir", where.state_dir)
             _make("log_dir", where.log_dir)
             self._journal = Journal(where.state_dir, Lane("journal"), self._warn, keep_s=where.keep_s)
-            self._handover = Handover(where.runtime_dir, reap.boot_id(), self._warn)
+            self._handover = Handover(where.runtime_dir, host.boot_id(), self._warn)
             self._notify = Listener(f"{where.runtime_dir}/notify.sock", self._discard_sent)
         except (ServerError, JournalError) as problem:
             raise StartError(str(problem)) from None
@@ -186,7 +187,7 @@ class Daemon:
     async def _end_leftover(self, left: Instance) -> None:
         if left.pid is None or left.start_ticks is None:
             return
-        call = (reap.end_leftover, left.pid, left.start_ticks, reap.boot_id(), left.id)
+        call = (reap.end_leftover, left.pid, left.start_ticks, host.boot_id(), left.id)
         try:
             count = await self._lanes["reap"].run(*call, deadline_s=LEFTOVER_S)
         except LaneError as stuck:
@@ -227,7 +228,8 @@ class Daemon:
     def _banner(self) -> str:
         programs = _programs(len(self._settings.programs))
         where = self._settings.daemon
-        return f"reviver {__version__} · {self._settings.path} · {programs} · unguarded · control socket {where.runtime_dir}/control.sock"
+        guard = "kept by systemd" if self._guarded else "unguarded"
+        return f"reviver {__version__} · {self._settings.path} · {programs} · {guard} · control socket {where.runtime_dir}/control.sock"
 
     def _shut_down(self, name: str) -> None:
         text = "kills what is left" if self._fleet.draining else "stops all programs; a second one kills what is left"
@@ -511,7 +513,7 @@ class Daemon:
     # --- control.backend.Backend ----------------------------------------------------------------------------------------------
 
     def about(self) -> About:
-        return About(os.getpid(), __version__, self._started, self._settings.path, guarded=False, daemon=self._settings.daemon)
+        return About(os.getpid(), __version__, self._started, self._settings.path, self._guarded, self._settings.daemon)
 
     def fleet(self) -> Fleet:
         return self._fleet

@@ -1,10 +1,12 @@
-"""What only this host tells of a configuration: users, folders, commands, rights.
+"""What only this host tells: which boot this is, and of a configuration its users, folders, commands and rights.
 
-Asks the system's databases and reads the files' metadata; changes nothing, and may block: callers are a command line or a lane.
+Asks the system's databases and reads the files' metadata; changes nothing. All but `boot_id` may block: callers are a command line or
+a lane.
 """
 
 from __future__ import annotations
 
+import functools
 import grp
 import os
 import pwd
@@ -26,6 +28,12 @@ class NotExecutable(ValueError):
     def __init__(self, text: str, mend: str = "") -> None:
         super().__init__(readers.printable(text))
         self.mend = mend
+
+
+@functools.cache
+def boot_id() -> str:
+    """What tells one boot from another: pids, start times and instants mean something only within it. Raises OSError without /proc."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def examine(settings: Settings, environ: Mapping[str, str] | None = None) -> tuple[ConfigError, ...]:

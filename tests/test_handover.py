@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from supervisor import host
 from supervisor.model import Build, Instance, InstanceId, LaunchSettings, Program, ProgramSettings, State
-from supervisor.records.handover import Handover, boot_id
+from supervisor.records.handover import Handover
 from tests.disk import fill, free, small_disk
 
 BOOT = "boot-1"
@@ -130,5 +131,5 @@ def test_write_of_bytes_that_are_no_text_is_a_sentence(handover: Handover) -> No
 
 
 def test_boot_id_is_one_name_for_this_boot() -> None:
-    assert len(boot_id()) == 36
-    assert boot_id() == boot_id()
+    assert len(host.boot_id()) == 36
+    assert host.boot_id() == host.boot_id()

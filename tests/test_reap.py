@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor import host
 from supervisor.lanes import Lane
 from supervisor.mechanism import reap, tree
 from supervisor.mechanism.launch import Child, launch, open_gate
@@ -516,7 +517,7 @@ def test_leftover_is_ended_with_its_daemons() -> None:
         world.reaper.close()
         reaper = threading.Thread(target=os.waitid, args=(os.P_PID, child.pid, os.WEXITED))  # as init would
         reaper.start()
-        assert end_leftover(child.pid, child.start_ticks, tree.boot_id(), ID) == 11
+        assert end_leftover(child.pid, child.start_ticks, host.boot_id(), ID) == 11
         reaper.join()
         assert not alive(child)
 
@@ -530,7 +531,7 @@ def test_leftover_of_another_identity_is_left_alone(wrong: str) -> None:
     async def test(world: World) -> None:
         child = await world.start_python(DAEMONS)
         ticks = child.start_ticks + (wrong != "boot")
-        boot = "another" if wrong == "boot" else tree.boot_id()
+        boot = "another" if wrong == "boot" else host.boot_id()
         id = ID if wrong == "boot" else InstanceId("store", 9)
         assert end_leftover(child.pid, ticks, boot, id) == 0
         assert len(alive(child)) == 11

@@ -19,12 +19,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from supervisor import host
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import tree as trees
 from supervisor.mechanism.launch import Child
-from supervisor.mechanism.tree import boot_id as boot_id
-from supervisor.mechanism.tree import start_ticks as start_ticks
-from supervisor.mechanism.tree import tree as tree
 from supervisor.model import Event, Exited, InstanceId
 
 END_S = 2.0  # one attempt on one tree: a fork bomb of 150 takes 0.16 s; what survives this is in uninterruptible sleep
@@ -192,7 +190,7 @@ def end_leftover(pid: int, start_ticks: int, boot_id: str, instance: InstanceId)
     pid, start_ticks, boot_id  the identity of its leader, from the handover; in another boot nothing of it lives
     returns                    how many processes of it were found
     """
-    if boot_id != trees.boot_id():
+    if boot_id != host.boot_id():
         return 0
     left = trees.Tree(pid, start_ticks, trees.marks(instance, pid))
     found = len(trees.living(left, trees.everyone()))

@@ -13,7 +13,6 @@ short, and nearly all that stands in it came from trees.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import select
@@ -64,12 +63,6 @@ class Tree:
 def marks(id: InstanceId, leader: int) -> tuple[bytes, ...]:
     """The marks of an instance's processes. The pid tells it from the same id under another supervisor of this host."""
     return (f"REVIVER_INSTANCE={id}".encode(), f"REVIVER_PID={leader}".encode())
-
-
-@functools.cache
-def boot_id() -> str:
-    """What tells one boot of this host from another: pids and start times mean something only within it."""
-    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def stat(pid: int) -> Stat | None:

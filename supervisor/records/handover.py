@@ -27,11 +27,6 @@ class _Record:
     program: Program
 
 
-def boot_id() -> str:
-    """This boot of this host, as the kernel names it. Blocks not; raises OSError where /proc is not mounted."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
 class Handover:
     """The folder of handover files. For one thread: the loop's."""
 

@@ -21,11 +21,11 @@ from typing import Any, get_args
 
 import msgspec
 
+from supervisor import host
 from supervisor.lanes import Lane
 from supervisor.model import Effect, Event, Known, Note, Remember, Spawn, Tell
 from supervisor.policy.escalation import OVER
 from supervisor.records.backlog import Backlog
-from supervisor.records.handover import boot_id
 from supervisor.records.log import escaped
 
 VERSION = 2  # of the tables below, in user_version; an older file is given the tables that it lacks
@@ -166,7 +166,7 @@ class Journal:
         self._trimmed = 0.0
         self._inode = 0
         try:
-            self._boot = boot_id()
+            self._boot = host.boot_id()
             self._base, self._known = self._open()
         except (OSError, sqlite3.Error) as problem:
             raise JournalError(
