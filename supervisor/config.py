@@ -100,7 +100,7 @@ REVIVER: Mapping[str, Key | Section] = {
     "log_dir": Key(readers.path),
     "include": Key(readers.several(readers.line)),
     "group": Key(readers.line),
-    "keep": Key(readers.duration("1h", off=True), "keep_s", "nothing old is deleted yet"),
+    "keep": Key(readers.duration("1h", off=True), "keep_s"),
 }
 
 LIMITS: Mapping[str, Key | Section] = {
@@ -139,7 +139,7 @@ HANG: Mapping[str, Key | Section] = {
     "suspect": Key(readers.duration("100ms"), "suspect_s"),
     "certain": Key(readers.duration("100ms"), "certain_s"),
     "blocked": Key(readers.duration("100ms", off=True), "blocked_s"),
-    "worker": Key(readers.duration("100ms"), "worker_s", "workers are not judged one by one yet"),
+    "worker": Key(readers.duration("100ms"), "worker_s"),
     "act": Key(readers.choice({act.value: act for act in Act})),
 }
 

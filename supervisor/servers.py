@@ -72,7 +72,6 @@ class Server:
     healer           its own watchdog
     forks            the options that make it a pre-fork parent of workers; `forks_always` without any
     ask_worker       the signal a hung worker is sent before SIGKILL, "" for none: its client then reads an error instead of a reset
-    lowers_backlog   it calls listen() with a small backlog on the shared socket: to be raised again after each start
     """
 
     name: str
@@ -92,7 +91,6 @@ class Server:
     forks: tuple[str, ...] = ()
     forks_always: bool = False
     ask_worker: str = ""
-    lowers_backlog: bool = False
 
 
 SERVERS: tuple[Server, ...] = (
@@ -143,7 +141,6 @@ SERVERS: tuple[Server, ...] = (
         graceful=("TERM", "INT"),
         drain=Drain(options=("--graceful-timeout",), default_s=3.0),
         forks=("-w", "--workers"),
-        lowers_backlog=True,
     ),
     Server(
         name="uWSGI",
