@@ -2,7 +2,7 @@
 
 A lane is one daemon thread behind a bounded queue. A call that outlives its deadline is given up: its thread is left to itself (a
 thread cannot be ended) and a fresh one takes its place, at most `STUCK_LIMIT` times; when one of those comes back it ends. Daemon
-threads, so that a dead disk never holds the exit of the process (`asyncio.to_thread` would: FACTS of Python 3.11).
+threads, so that a dead disk never holds the exit of the process (`asyncio.to_thread` would: its executor is joined at exit).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Pure: a table of frozen values, and functions over a program's settings. Nothing
 does not show (a server's own configuration file) is not guessed, and the sentences say "as far as its command shows". A server that
 is not in the table is unknown, and an unknown server is never run beside itself unless the operator says so.
 
-Sources: FACTS of relief (two instances on one held socket, SIGTERM to the first under load), and each server's manual.
+Sources: trials with each server (two instances on one held socket, SIGTERM to the first under load), and its manual.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ PURE_MODULES = {
 PURE_ROOMS = ("supervisor.model", "supervisor.servers", "supervisor.policy")
 IMPURE_BUILTINS = {"__import__", "breakpoint", "eval", "exec", "input", "open", "print"}
 
-# These start threads of asyncio's own or wait for exec on the loop: a lane does it instead (FACTS of Python 3.11).
+# These start threads of asyncio's own or wait for exec on the loop: a lane does it instead.
 NEVER = {"to_thread", "run_in_executor", "create_subprocess_exec", "create_subprocess_shell"}
 BLOCKING = {
     "time.sleep",

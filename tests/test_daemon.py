@@ -196,6 +196,19 @@ def test_a_supervisor_killed_leaves_trees_that_the_next_one_ends_first(tmp_path:
             assert new != old
 
 
+@pytest.mark.parametrize(("invocation", "words"), [("0123", "kept by systemd"), (None, "unguarded")])
+def test_the_banner_says_whether_somebody_restarts_the_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invocation: str | None, words: str
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "manager"))
+    monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    if invocation is not None:
+        monkeypatch.setenv("INVOCATION_ID", invocation)
+    with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n") as daemon:
+        assert words in daemon.until("daemon.started")["text"]
+
+
 def test_a_second_supervisor_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n") as first:
         first.until("instance.ready")

@@ -32,7 +32,7 @@ from supervisor.policy.cause import crash as named_crash
 
 LIMIT_S = 2.4  # in all: policy does not wait for evidence longer than 3 s
 MOMENTS = 5  # at which stacks are taken, and
-MOMENT_S = 0.1  # from one to the next: FACTS of evidence
+MOMENT_S = 0.1  # from one to the next
 GLANCE_S = 0.15  # within which it shows who runs
 LATE_S = 0.9  # a request that waits for so long is what made it suspect
 PROCESSES_LIMIT = 8  # of a tree whose stacks are taken, where none runs: the busiest first, then the youngest

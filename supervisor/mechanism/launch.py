@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import select
 import shlex
 import threading
@@ -19,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from supervisor.config import NotExecutable, executable, search_path
+from supervisor.host import NotExecutable, executable, search_path
 from supervisor.mechanism import tree
 from supervisor.mechanism.gate import TRANSIENT, Owner, Started, failed, owner_of, reason, start
 from supervisor.mechanism.gate import LaunchError as LaunchError
@@ -28,6 +27,7 @@ from supervisor.mechanism.gate import seal as seal
 from supervisor.mechanism.gate import widen as widen
 from supervisor.mechanism.sockets import listen_again
 from supervisor.model import InstanceId, LaunchSettings, OutputTo, RunPreflight, Spawn
+from supervisor.notify import OURS
 from supervisor.servers import with_fds
 
 PIPE_BYTES = 1024 * 1024  # output that may wait while we are busy or dead; the most an unprivileged process may ask for
@@ -36,8 +36,8 @@ TAIL_BYTES = 8192  # of a preflight's output that are kept to find its last word
 WORDS_LIMIT = 300  # characters of them that are told
 END_S = 2.0  # to end the tree of a preflight command
 
-# What a service manager told us about ourselves: true for us, false for what we start.
-_OURS = re.compile(r"NOTIFY_SOCKET|WATCHDOG_(?:USEC|PID)|LISTEN_(?:FDS|FDNAMES|PID)|REVIVER_(?:INSTANCE|PID|PREFLIGHT)")
+# True of us, false of what we start: what a service manager told us, and what an outer supervisor calls us.
+_OURS = OURS | {"REVIVER_INSTANCE", "REVIVER_PID", "REVIVER_PREFLIGHT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def run_preflight(effect: RunPreflight, environ: Mapping[str, str]) -> str:
 
 def _environment(settings: LaunchSettings, environ: Mapping[str, str], owner: Owner) -> dict[str, str]:
     """What the settings say, over what the user is, over our own environment."""
-    env = {name: value for name, value in environ.items() if not _OURS.fullmatch(name)}
+    env = {name: value for name, value in environ.items() if name not in _OURS}
     return {**env, **owner.env, **dict(settings.env), "PATH": search_path(settings, environ)}
 
 

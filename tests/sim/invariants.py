@@ -319,7 +319,7 @@ Rule = Callable[[Turn, Ledger, Mapping[str, Site]], str]
 
 
 def target(program: Program, fleet: Fleet) -> int:
-    """How many of it should be ready (POLICY, rule 1)."""
+    """How many of it should be ready (docs/policy.md, "How many run")."""
     if program.wanted is Wanted.DOWN or program.removed or fleet.draining:
         return 0
     return max(0, program.settings.instances - program.resting)
