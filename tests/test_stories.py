@@ -461,8 +461,24 @@ STORIES = {
         101.0 start 3
         101.2 tell hang
         101.3 tell waiting
-        160.0 stop 1
+        160.0 stop 2
         220.0 tell over
+        """,
+    ),
+    "one that waits on while another serves again has no excuse any more": (
+        "store x2+0",
+        """
+        100 1 waits
+        100.1 2 waits
+        160 1 moves
+        """,
+        """
+        0.0 start 1, start 2
+        101.2 tell hang
+        101.3 tell waiting
+        280.1 kill 2
+        280.1 start 3, knows query x1
+        340.6 tell over
         """,
     ),
     "connections that stay dead: one is tried each five minutes": (

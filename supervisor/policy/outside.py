@@ -19,10 +19,11 @@ def outside(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Ef
     """See whether all wait for the same peer, and whether they still do."""
     now, peer = program.outside, _shared(program)
     if now is not None:
-        waiting = any(i.state is State.SUSPECT and i.peer == now.peer for i in program.instances)
+        serving = _serving(program)
+        waiting = bool(serving) and all(i.state is State.SUSPECT and i.peer == now.peer for i in serving)
         if waiting or (now.tried is not None and not clock.due(now.tried + TRY_AGAIN_S)):
             return _tell(program, now, clock), ()
-        name = f"nobody waits for {now.peer} any more, after {spell(clock.now - now.since)}"
+        name = f"not all wait for {now.peer} any more, after {spell(clock.now - now.since)}"
         return replace(note(program, "program.reconnected", name), outside=None), ()
     if not peer:
         return program, ()
@@ -57,9 +58,14 @@ def _tell(program: Program, now: Outside, clock: Clock) -> Program:
     return replace(note(program, "program.waits_outside", text), facts=(*program.facts, Fact("waiting", Severity.CRITICAL, text)))
 
 
+def _serving(program: Program) -> list[Instance]:
+    """Those that serve, or should."""
+    return [i for i in program.instances if i.state in (State.READY, State.SUSPECT)]
+
+
 def _shared(program: Program) -> str:
     """The one peer that two or more instances wait for, when all that should serve do; "" otherwise."""
-    serving = [i for i in program.instances if i.state in (State.READY, State.SUSPECT)]
+    serving = _serving(program)
     peers = {i.peer for i in serving if i.state is State.SUSPECT}
     stuck = len(serving) >= 2 and all(i.state is State.SUSPECT for i in serving)
     return peers.pop() if stuck and len(peers) == 1 else ""
