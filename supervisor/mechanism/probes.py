@@ -235,19 +235,18 @@ async def ask_http(target: HttpTarget, *, timeout_s: float, whose: Whose | None 
     wire: _Wire | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            wire = _Wire(await _connect(target.address))
+            wire = _Wire(await _connect(target.address), target)
             await _accepted(wire.sock, whose)
-            reply = _Reply(target, wire)
-            status = await reply.status(question)
+            status = await wire.status()
     except (OSError, LaneError, h11.ProtocolError, _UnknownError, _ElsewhereError) as problem:
+        question.spoke = wire is not None and wire.spoke
         return question.unanswered(problem)
     else:
-        outcome = question.outcome(200 <= status <= 399, f"answered {status} in")
-        await reply.rest()
-        return outcome
+        question.spoke = True
+        return question.outcome(200 <= status <= 399, f"answered {status} in")
     finally:
         if wire is not None:
-            wire.close()
+            wire.leave()
 
 
 async def ask_tcp(target: TcpTarget, *, timeout_s: float, whose: Whose | None = None) -> Outcome:
@@ -339,7 +338,8 @@ async def _connect(address: Address) -> socket.socket:
     for family, numeric in await _addresses(host):
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            await asyncio.get_running_loop().sock_connect(sock, (numeric, port))
+            if not _connected(sock, (numeric, port)):
+                await asyncio.get_running_loop().sock_connect(sock, (numeric, port))
         except OSError as refused:
             problem = refused
             sock.close()
@@ -349,6 +349,17 @@ async def _connect(address: Address) -> socket.socket:
         else:
             return sock
     raise problem or _UnknownError(f"{host} has no address")
+
+
+def _connected(sock: socket.socket, address: tuple[str, int]) -> bool:
+    """Begin to connect, and whether that is done: to this host it is, although connect(2) says that it is under way."""
+    if sock.connect_ex(address) not in (0, errno.EINPROGRESS):
+        return False
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 async def _connect_unix(path: str) -> socket.socket:
@@ -371,65 +382,91 @@ async def _connect_unix(path: str) -> socket.socket:
 
 
 class _Wire:
-    def __init__(self, sock: socket.socket) -> None:
+    """One request on a connected socket, and what comes back. Read by the loop's callbacks: it is put each second."""
+
+    def __init__(self, sock: socket.socket, target: HttpTarget) -> None:
         self.sock = sock
+        self.spoke = False
+        self._target = target
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_LIMIT_BYTES)
+        self._loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[int] = self._loop.create_future()
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._whole = False
+        self._reads = False
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def send(self, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+    async def status(self) -> int:
+        """Send the request, and return the answer's status. Raises h11.ProtocolError for what is no http, and OSError."""
+        request = self._http.send(_request(self._target)) or b""
+        self._http.send(_END)
+        sent_bytes = self.sock.send(request)  # a fresh socket's buffer takes any request that a configuration can hold
+        if sent_bytes < len(request):
+            await self._loop.sock_sendall(self.sock, request[sent_bytes:])
+        self._reads = True
+        self._loop.add_reader(self.sock.fileno(), self._read)
+        return await self._answer
 
-    async def receive(self) -> bytes:
-        return await asyncio.get_running_loop().sock_recv(self.sock, RECEIVE_BYTES)
+    def leave(self) -> None:
+        """Nobody waits any more: the body of an answer is read on for a moment, for the server's sake alone."""
+        if self._answer.done() and not self._answer.cancelled() and self._reads:
+            self._timer = self._loop.call_later(BODY_LIMIT_S, self._close)
+        else:
+            self._close()
 
-    def close(self) -> None:
+    def _read(self) -> None:
+        try:
+            self._take(self.sock.recv(RECEIVE_BYTES))
+        except BlockingIOError:
+            return
+        except (OSError, h11.ProtocolError) as problem:
+            if not self._answer.done():
+                self._answer.set_exception(problem)
+            self._whole = True
+        if self._whole:
+            self._close()
+
+    def _take(self, data: bytes) -> None:
+        """Take up what came; b"" is the end."""
+        self.spoke = self.spoke or bool(data)
+        self._http.receive_data(data)
+        if not self._answer.done():
+            self._head_bytes += len(data)
+            self._take_head()
+        if self._answer.done():
+            self._body_bytes += len(data)
+            while isinstance(event := self._http.next_event(), h11.Data):
+                pass
+            self._whole = event is not h11.NEED_DATA or self._body_bytes >= BODY_LIMIT_BYTES
+
+    def _take_head(self) -> None:
+        while (event := self._http.next_event()) is not h11.NEED_DATA:
+            if isinstance(event, h11.Response):
+                self._answer.set_result(event.status_code)
+                return
+            if not isinstance(event, h11.InformationalResponse):
+                raise h11.RemoteProtocolError("closed without an answer")
+        if self._head_bytes > HEADERS_LIMIT_BYTES:
+            raise h11.RemoteProtocolError("no answer within the limit")
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._reads:
+            self._reads = False
+            self._loop.remove_reader(self.sock.fileno())
         self.sock.close()
 
 
-class _Reply:
-    """One request, and what comes back."""
+_END = h11.EndOfMessage()
 
-    def __init__(self, target: HttpTarget, wire: _Wire) -> None:
-        self._wire = wire
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_LIMIT_BYTES)
-        headers = [("Host", target.host), ("User-Agent", "reviver/0.1"), ("Accept", "*/*"), ("Connection", "close")]
-        self._request = self._http.send(h11.Request(method="GET", target=target.path, headers=headers)) or b""
-        self._http.send(h11.EndOfMessage())
 
-    async def status(self, question: _Question) -> int:
-        """Send the request, and return the answer's status. Raises h11.ProtocolError for what is no http, and OSError.
-
-        Who sends interim answers without end and without a pause would hold the loop: receiving what has come does not yield.
-        """
-        await self._wire.send(self._request)
-        read_bytes = 0
-        while True:
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                if read_bytes > HEADERS_LIMIT_BYTES:
-                    raise h11.RemoteProtocolError("no answer within the limit")
-                data = await self._wire.receive()
-                read_bytes += len(data)
-                question.spoke = question.spoke or bool(data)
-                self._http.receive_data(data)
-            elif isinstance(event, h11.Response):
-                return event.status_code
-            elif not isinstance(event, h11.InformationalResponse):
-                raise h11.RemoteProtocolError("closed without an answer")
-
-    async def rest(self) -> None:
-        """Read the body, within limits, for the server's sake alone."""
-        try:
-            async with asyncio.timeout(BODY_LIMIT_S):
-                read_bytes = 0
-                while read_bytes < BODY_LIMIT_BYTES:
-                    event = self._http.next_event()
-                    if event is h11.NEED_DATA:
-                        data = await self._wire.receive()
-                        read_bytes += len(data)
-                        self._http.receive_data(data)
-                    elif not isinstance(event, h11.Data):
-                        return
-        except (OSError, h11.ProtocolError):
-            pass
+@functools.lru_cache(NAMES_LIMIT)
+def _request(target: HttpTarget) -> h11.Request:
+    """The same each second: its headers are checked once."""
+    headers = [("Host", target.host), ("User-Agent", "reviver/0.1"), ("Accept", "*/*"), ("Connection", "close")]
+    return h11.Request(method="GET", target=target.path, headers=headers)
 
 
 # --- names ----------------------------------------------------------------------------------------------------------------------

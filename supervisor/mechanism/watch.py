@@ -60,7 +60,7 @@ EXTEND_LIMIT_US = 86_400_000_000  # a day: whoever asks for more time to start a
 FIND_AT_S = (1.0, 5.0, 30.0)  # ages at which a program's own sockets are looked for, then each FIND_S
 FIND_S = 300.0
 FIND_DEADLINE_S = 10.0
-HOST_S = 5.0  # between two looks at the host's load
+HOST_S = 1.0  # between two looks at the host's load and stalls, while something is odd
 STRANGE_LIMIT = 5  # looks at a connection that was accepted by nobody whom we know, until it is given up
 SLACK_S = 0.02  # what is due within this is done in the same wake-up
 WORKER_TELL_S = 1.0  # between two posts about a worker that does nothing
@@ -653,12 +653,13 @@ class Watcher:
         room = finding.verdict.kind not in SUSPICIOUS or self._has_room(instance, now)
         self._post(Looked(instance.id, now, finding.since, finding.verdict, room))
 
-    def _look_at_host(self, now: float, instance: WatchedInstance) -> Host:
-        """Fresh while somebody is suspect."""
-        every_s = LIGHT_S if instance.told in SUSPICIOUS else HOST_S
-        if self._host is None or now - self._host_at >= every_s:
-            self._host, self._host_at = pressure.host(), now
-        return self._host
+    def _look_at_host(self, now: float, instance: WatchedInstance) -> Host | None:
+        """Only when something is odd: whoever answers needs no excuse."""
+        if instance.dense_until > now or instance.workers.owing or instance.told not in _CALM:
+            if self._host is None or now - self._host_at >= HOST_S:
+                self._host, self._host_at = pressure.host(), now
+            return self._host
+        return None
 
     # --- room for one more ------------------------------------------------------------------------------------------------------
 
