@@ -75,6 +75,7 @@ MOVED_LATER_S = 0.05  # ages have a resolution of some milliseconds: less than t
 
 _CALM = frozenset({Kind.HEALTHY, Kind.BUSY, Kind.OVERLOADED})
 _PROOF = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
+_STILL = _PROOF | {Kind.SUSPECT}  # what policy may kill for: a suspect too, when its loop was proven before
 
 
 class Watcher:
@@ -182,7 +183,7 @@ class Watcher:
             return None
         now = time.monotonic()
         finding = self._fresh(program, instance, now)
-        proven = finding.verdict.kind in _PROOF and finding.since is not None and finding.since <= since + MOVED_LATER_S
+        proven = finding.verdict.kind in _STILL and finding.since is not None and finding.since <= since + MOVED_LATER_S
         if proven:
             return None
         instance.note(finding.verdict, now)

@@ -17,6 +17,8 @@ LOG_STEP = -1  # the step of messages that no escalation step takes: for the log
 
 def tell(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell, ...]]:
     """Turn facts into messages, for the steps whose time has come. The first bad one opens an incident."""
+    if not program.facts:
+        return program, ()
     told: list[Tell] = []
     for fact in program.facts:
         incident = program.incident

@@ -77,7 +77,7 @@ def ended(program: Program, instance: Instance, event: Exited, now: float) -> Pr
         case State.KILLING, Blame.START:
             return note(program, "instance.killed", f"killed: {instance.why}", instance)
         case ((State.RETIRING | State.KILLING), _):
-            if instance.state is State.RETIRING and instance.suspected is not None:
+            if instance.state is State.RETIRING and instance.suspected is not None and event.status == 0:  # no signal ended it
                 program = memory.passed(program, instance)
             return note(
                 program,

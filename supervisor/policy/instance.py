@@ -164,7 +164,7 @@ def _ready(program: Program, instance: Instance, clock: Clock) -> Settled:
         peer="",
         workers=(),
     )
-    if alone(program) or suspect.demoted:
+    if alone(program) or suspect.demoted or program.settings.hang.act is Act.TELL:
         return program, suspect, (TakeEvidence(instance.id),)
     return program, replace(suspect, demoted=True), (TakeEvidence(instance.id), Demote(instance.id))
 

@@ -255,7 +255,7 @@ def settle(program: Program, world: World, clock: Clock) -> tuple[Program, tuple
                 world = replace(world, incidents=program.incident.number)
         if program is before or program == before:
             if any(i.fresh for i in program.instances):
-                program = replace(program, instances=tuple(replace(i, fresh=False) for i in program.instances))
+                program = replace(program, instances=tuple(replace(i, fresh=False) if i.fresh else i for i in program.instances))
                 continue
             return program, tuple(effects), world.incidents
     raise AssertionError(f"{program.settings.name} does not settle: {program}")
@@ -273,7 +273,7 @@ def expire(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Eff
     reliefs = tuple(at for at in program.reliefs if not clock.due(at + fill.RELIEF_WINDOW_S))
     if (failures, reliefs) != (program.failures, program.reliefs):
         program = replace(program, failures=failures, reliefs=reliefs)
-    if program.crash_loop and ready(program) >= program.settings.instances:
+    if program.crash_loop and ready(program) >= max(1, program.settings.instances - program.resting):
         since = max(i.since for i in program.instances if i.state is State.READY)
         if clock.due(since + restart.healthy_s):
             program = note(program, "program.recovered", f"no crash loop any more: ready for {spell(clock.now - since)}")

@@ -95,15 +95,20 @@ def stuck(program: Program, world: World) -> bool:
 def counts(program: Program, instance: Instance) -> bool:
     """Whether it is one of the wanted: it serves or will, and is not to be replaced.
 
-    A relief of the last good build counts while a new build is on trial; a suspect counts where Reviver may only tell, and while all
-    wait for somebody else.
+    A relief of the last good build counts while a build is on trial and a suspect is not gone; a suspect counts where Reviver may only
+    tell, and while all wait for somebody else.
     """
     if alone(program):
         return True
     if instance.state is State.SUSPECT:
         return program.settings.hang.act is Act.TELL or excused(program, instance)
-    fits = not stale(program, instance) or (instance.relief and not instance.replace and program.trial is not None)
+    fits = not stale(program, instance) or (instance.relief and not instance.replace and _undecided(program))
     return fits and instance.state in (State.STARTING, State.READY)
+
+
+def _undecided(program: Program) -> bool:
+    """Whether a build is on trial, and somebody was suspected and is not gone: nothing is tried beside it."""
+    return program.trial is not None and any(i.suspected is not None for i in program.instances)
 
 
 def ready(program: Program) -> int:

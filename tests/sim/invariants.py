@@ -235,7 +235,7 @@ def _hear_causes(turn: Turn, ledger: Ledger) -> None:
                 known.proven.append(turn.now)
                 del known.proven[:-PROOFS_LIMIT]
             case Exited() if known is not None and before.state is State.RETIRING and before.suspected is not None:
-                known.passed = True
+                known.passed = known.passed or event.status == 0
             case Looked() | Spared() if known is not None and before.suspected and after is not None and not after.suspected:
                 known.passed = True
             case _:
