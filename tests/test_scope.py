@@ -112,6 +112,15 @@ def test_worker_is_not_judged_alone_while_nobody_else_moves() -> None:
     assert [worker.pid for worker in idle.workers] == [STUCK]  # nobody else comes, and a sibling is free
 
 
+def test_what_a_stuck_worker_took_and_never_read_is_no_silence_of_the_instance() -> None:
+    """Its acceptor lives and its pool is full: it goes on taking customers, and a sibling answered 1.5 s ago, when last asked."""
+    taken = Client(("127.0.0.1", 40001, 80), 502, STUCK, True, True, NOW - 20.0, 0, 0)
+    unread = SocketSample(NOW, 0, 128, (taken,))
+    found = diagnose(window(20.0, moved=NOW - 1.5, sockets=unread))
+    assert (found.verdict.kind, found.verdict.scope) == (Kind.BUSY, Scope.WORKER)
+    assert diagnose(window(20.0, moved=NOW - 1.5, sockets=unread, workers=())).verdict.kind is Kind.SUSPECT
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [

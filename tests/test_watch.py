@@ -203,7 +203,8 @@ def test_hang_is_suspected_and_proven(path: str, health: HealthSettings, nature:
             suspect = await it.verdict(Kind.SUSPECT)
             assert suspect.since is not None
             assert suspect.at - suspect.since >= QUICK.suspect_s
-            assert it.watcher.unmoved(FIRST, suspect.since) is not None  # suspicion is no proof
+            assert it.watcher.unmoved(FIRST, suspect.since) is None  # whether that is a proof, policy has decided
+            assert it.watcher.unmoved(FIRST, suspect.since - 1.0) is not None  # something moved since
             proven = await it.verdict(hung)
             assert proven.verdict.nature is nature
             assert proven.since is not None

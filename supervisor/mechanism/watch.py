@@ -509,7 +509,7 @@ class Watcher:
         if starting:
             instance.next_ask = now + _start_ask_s(now - instance.spawned)
         else:
-            in_doubt = asker.passed > 0 and instance.dense_until > now
+            in_doubt = asker.passed > 0 and (instance.dense_until > now or bool(instance.workers.stuck))
             instance.next_ask = now + (AGAIN_S if in_doubt else health.every_s)
         timeout_s = max(health.timeout_s, START_TIMEOUT_S) if starting and program.sockets else health.timeout_s
         self._disarm(program)
@@ -521,7 +521,7 @@ class Watcher:
         A tcp question to one that is alone is answered by being accepted, which a held socket alone does not tell.
         """
         ours = _port_of(target) in program.listening.ports or _path_of(target) in program.listening.paths
-        if not ours or not (program.shared or isinstance(target, TcpTarget)):
+        if not ours or not (program.shared or instance.workers.stuck or isinstance(target, TcpTarget)):
             return None
         strange = 0
 
@@ -531,7 +531,7 @@ class Watcher:
             if owner == 0:
                 return None
             if owner is not None:
-                return True
+                return owner not in instance.workers.stuck  # a stuck worker's silence is its own: a sibling is asked instead
             others = tuple(pid for other in program.instances.values() for pid in other.sampler.refresh(time.monotonic()))
             owner = program.listening.accepted_by(local, peer, others)
             if owner:

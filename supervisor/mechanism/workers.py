@@ -43,6 +43,11 @@ class Workers:
     def seen(self) -> tuple[WorkerSeen, ...]:
         return tuple(WorkerSeen(pid, w.alive, w.owed, w.siblings, w.others) for pid, w in self._known.items())
 
+    @property
+    def stuck(self) -> frozenset[int]:
+        """Those that owe an answer for long, and have siblings that do not."""
+        return frozenset(pid for pid, worker in self._known.items() if worker.siblings)
+
     def forget(self) -> None:
         self._known.clear()
         self._serving.clear()

@@ -97,7 +97,8 @@ def _questions(window: Window, mine: tuple[Client, ...], serving: frozenset[int]
     A suspect whose queue is taken by others stays one while a customer of its own still waits, or while it is seen to be stuck. Without
     either it may be idle.
     """
-    sure = [client.since for client in mine if client.untaken]
+    apart = {worker.pid for worker in window.workers if worker.siblings}  # what a stuck worker took is judged with that worker
+    sure = [client.since for client in mine if client.untaken and client.owner not in apart]
     if window.asked is not None:
         sure.append(window.asked)
     accepted = [client.since for client in mine if client.inode]
