@@ -42,7 +42,7 @@ E = TypeVar("E", Answered, Extended, Looked, WorkerLooked)
 DEADLINE_S = 15.0
 FIRST, SECOND = InstanceId("shop", 1), InstanceId("shop", 2)
 HELD = HealthSettings(http="/health", every_s=0.2, timeout_s=0.5)
-QUICK = HangSettings(suspect_s=0.3, certain_s=0.7, blocked_s=0.9)
+QUICK = HangSettings(suspect_s=0.3, certain_s=1.2, blocked_s=1.4)  # far enough apart for a busy machine to see both
 
 # One request after the other, or each in a thread of its own, or accepted and never served. A path says what is wrong with it.
 SERVER = """

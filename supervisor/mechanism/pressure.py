@@ -37,7 +37,7 @@ def available_bytes() -> int:
 
 
 def pss_bytes(pids: Iterable[int]) -> int | None:
-    """What these processes use, shared pages counted in parts (FACTS: Pss of smaps_rollup); None when that may not be read. Blocks."""
+    """What these processes use, shared pages counted in parts (Pss of smaps_rollup); None when that may not be read. Blocks."""
     total = 0
     for pid in pids:
         try:

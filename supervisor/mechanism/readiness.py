@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from supervisor.mechanism.watched import WatchedInstance, WatchedProgram
 
-LIVED_S = 1.0  # POLICY: without a probe and a port, having lived so long is being ready
+LIVED_S = 1.0  # without a probe and a port, having lived so long is being ready
 READY_UNSEEN_S = 10.0  # some masters say READY=1 before their workers have booted: so long it must be seen to serve its sockets too
 SERVING_HIDDEN = 0.9  # of `health.start`: nobody waits, and whether it serves cannot be seen; then it counts as ready
 
