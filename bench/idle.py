@@ -15,7 +15,7 @@ from bench.ground import Reviver, await_answer, folder, free_port, held_store, s
 from bench.peers import Supervisord, version
 from bench.report import Report
 
-SETTLE_S = 10.0
+SETTLE_S = 30.0  # a program that just started is watched closely for some 20 s: that is not idle
 WINDOW_S = 90.0
 RSS_MOST_MIB = 32.0
 CPU_MOST_S = 6.0
