@@ -18,6 +18,7 @@ import functools
 import grp
 import os
 import pwd
+import re
 import signal
 import socket
 import subprocess
@@ -382,25 +383,24 @@ async def _connect_unix(path: str) -> socket.socket:
 
 
 class _Wire:
-    """One request on a connected socket, and what comes back. Read by the loop's callbacks: it is put each second."""
+    """One request on a connected socket, and what comes back. It is put each second, so it is read by the loop's callbacks, and an answer
+    that comes as answers mostly do is understood at a glance: that costs half of what h11 and a task's awaiting cost."""
 
     def __init__(self, sock: socket.socket, target: HttpTarget) -> None:
         self.sock = sock
         self.spoke = False
         self._target = target
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_LIMIT_BYTES)
+        self._http: h11.Connection | None = None  # of an answer that is not as usual
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[int] = self._loop.create_future()
-        self._head_bytes = 0
-        self._body_bytes = 0
-        self._whole = False
+        self._head = b""
+        self._left_bytes = BODY_LIMIT_BYTES  # of the body that are still read
         self._reads = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def status(self) -> int:
         """Send the request, and return the answer's status. Raises h11.ProtocolError for what is no http, and OSError."""
-        request = self._http.send(_request(self._target)) or b""
-        self._http.send(_END)
+        request = _request(self._target)
         sent_bytes = self.sock.send(request)  # a fresh socket's buffer takes any request that a configuration can hold
         if sent_bytes < len(request):
             await self._loop.sock_sendall(self.sock, request[sent_bytes:])
@@ -417,37 +417,40 @@ class _Wire:
 
     def _read(self) -> None:
         try:
-            self._take(self.sock.recv(RECEIVE_BYTES))
+            data = self.sock.recv(RECEIVE_BYTES)
+            self.spoke = self.spoke or bool(data)
+            if self._answer.done():
+                self._left_bytes -= len(data)
+            else:
+                self._take_head(data)
         except BlockingIOError:
             return
         except (OSError, h11.ProtocolError) as problem:
+            data = b""
             if not self._answer.done():
                 self._answer.set_exception(problem)
-            self._whole = True
-        if self._whole:
+        if not data or self._left_bytes <= 0:
             self._close()
 
-    def _take(self, data: bytes) -> None:
-        """Take up what came; b"" is the end."""
-        self.spoke = self.spoke or bool(data)
+    def _take_head(self, data: bytes) -> None:
+        """Take up what came of the answer's head; b"" is the end. Raises h11.ProtocolError for what is no http."""
+        self._head += data
+        if self._http is None:
+            if usual := _USUAL_HEAD.match(self._head):
+                length = _LENGTH.search(usual[0])
+                rest_bytes = int(length[1]) if length else BODY_LIMIT_BYTES
+                self._left_bytes = min(rest_bytes, BODY_LIMIT_BYTES) - (len(self._head) - usual.end())
+                self._answer.set_result(int(usual[1]))
+                return
+            self._http, data = _asked(self._target), self._head
         self._http.receive_data(data)
-        if not self._answer.done():
-            self._head_bytes += len(data)
-            self._take_head()
-        if self._answer.done():
-            self._body_bytes += len(data)
-            while isinstance(event := self._http.next_event(), h11.Data):
-                pass
-            self._whole = event is not h11.NEED_DATA or self._body_bytes >= BODY_LIMIT_BYTES
-
-    def _take_head(self) -> None:
         while (event := self._http.next_event()) is not h11.NEED_DATA:
             if isinstance(event, h11.Response):
                 self._answer.set_result(event.status_code)
                 return
             if not isinstance(event, h11.InformationalResponse):
                 raise h11.RemoteProtocolError("closed without an answer")
-        if self._head_bytes > HEADERS_LIMIT_BYTES:
+        if len(self._head) > HEADERS_LIMIT_BYTES:
             raise h11.RemoteProtocolError("no answer within the limit")
 
     def _close(self) -> None:
@@ -459,12 +462,26 @@ class _Wire:
         self.sock.close()
 
 
-_END = h11.EndOfMessage()
+# A whole head, each line of it a header (RFC 9112); interim answers, folded lines and whatever else there is are h11's to judge.
+_USUAL_HEAD = re.compile(rb"HTTP/1\.[01] ([2-5][0-9][0-9])(?: [^\r\n\0]*)?\r\n(?:[A-Za-z0-9-]+:[^\r\n\0]*\r\n)*\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
+
+
+def _asked(target: HttpTarget) -> h11.Connection:
+    """A connection on which the request has been sent."""
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_LIMIT_BYTES)
+    http.send(_question_to(target))
+    http.send(h11.EndOfMessage())
+    return http
 
 
 @functools.lru_cache(NAMES_LIMIT)
-def _request(target: HttpTarget) -> h11.Request:
-    """The same each second: its headers are checked once."""
+def _request(target: HttpTarget) -> bytes:
+    """The same each second."""
+    return h11.Connection(h11.CLIENT).send(_question_to(target)) or b""
+
+
+def _question_to(target: HttpTarget) -> h11.Request:
     headers = [("Host", target.host), ("User-Agent", "reviver/0.1"), ("Accept", "*/*"), ("Connection", "close")]
     return h11.Request(method="GET", target=target.path, headers=headers)
 

@@ -22,6 +22,7 @@ KEPT_LIMIT = 700  # samples: the above at 10 Hz
 PROCESSES_LIMIT = 64  # sampled of one tree; a tree with more is told by its eldest
 THREADS_LIMIT = 200  # in a full sample: about 6 ms
 TREE_S = 2.0  # workers come and go; who belongs to the tree is asked again after this
+CALM_TREE_S = 5.0  # the same while samples are light
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -116,7 +117,7 @@ class Sampler:
 
     def sample(self, now: float, *, full: bool) -> TreeSample | None:
         """Take and keep a sample; None when the leader is gone, may not be read, or its pid is another's now."""
-        if now - self._pids_at >= TREE_S:
+        if now - self._pids_at >= (TREE_S if full else CALM_TREE_S):
             self.refresh(now)
         processes = []
         budget = THREADS_LIMIT if full else 0

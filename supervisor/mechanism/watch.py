@@ -43,6 +43,7 @@ CALM_JUDGE_S = 5.0  # between two verdicts while nothing is odd
 SLOW_S = 30.0  # the same for what can neither be asked nor seen serving: 1000 of those must cost next to nothing
 AGES_S = 2.0  # between two looks at connections where there is no probe: an event loop stuck with its old customers has no queue
 CALM_AGES_S = 5.0  # the same where a probe tells of silence: 0.1 CPU s an hour to see the worker that is stuck beside others
+OWED_PARTS = 10  # of `worker`, in each of which a worker that owes an answer is looked at: a verdict needs most of that time seen
 OWED_SHARE = 200  # while an answer is owed for long, looks at connections take at most this part of the time
 SEEN_FOR_S = 10.0  # an older look at connections says nothing of now
 DENSE_S = 0.1  # between two looks when something is odd
@@ -316,6 +317,8 @@ class Watcher:
                 wants.append(now + (_start_ask_s(now - instance.spawned)))
             elif instance.dense_until > now:
                 wants.append(now + max(self._dense_s(instance, now), LOOK_SHARE * program.look_s))
+            elif instance.workers.owing:
+                wants.append(now + _owed_s(program))
             if instance.asker.targets and not instance.asker.asking:
                 wants.append(instance.next_ask)
         return max(min(wants), now + DENSE_S / 4)
@@ -391,7 +394,7 @@ class Watcher:
         if any(instance.dense_until > now for instance in program.instances.values()):
             return age_s >= DENSE_S / 2
         if any(instance.workers.owing or instance.told is Kind.BUSY for instance in program.instances.values()):
-            return age_s >= max(LIGHT_S, OWED_SHARE * program.look_s) - SLACK_S
+            return age_s >= max(_owed_s(program), OWED_SHARE * program.look_s) - SLACK_S
         asked = any(instance.asker.targets for instance in program.instances.values())
         calm_s = min(CALM_AGES_S, program.settings.hang.worker_s / 4) if asked else AGES_S
         return age_s >= calm_s - SLACK_S
@@ -427,7 +430,10 @@ class Watcher:
         """Sample its tree when that is due; whether it was."""
         dense = instance.dense_until > now or program.queued > 0
         unasked_start = instance.ready is None and not instance.asker.targets
-        every_s = DENSE_S / 2 if dense else QUEUE_S if unasked_start else LIGHT_S if program.watched else SLOW_S
+        calm_s = LIGHT_S if program.watched else SLOW_S
+        if instance.workers.owing:
+            calm_s = _owed_s(program)
+        every_s = DENSE_S / 2 if dense else QUEUE_S if unasked_start else calm_s
         if now - instance.sampled < every_s - SLACK_S:
             return False
         instance.sampled = now
@@ -689,6 +695,11 @@ class Watcher:
     def _named(self, id: InstanceId) -> tuple[WatchedProgram | None, WatchedInstance | None]:
         program = self._programs.get(id.program)
         return program, program.instances.get(id) if program is not None else None
+
+
+def _owed_s(program: WatchedProgram) -> float:
+    """Between two looks while a worker owes an answer for long."""
+    return min(LIGHT_S, program.settings.hang.worker_s / OWED_PARTS)
 
 
 def _start_ask_s(age_s: float) -> float:
