@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from bench import spins
 from bench.ground import BOOT_LIMIT_S, STEP_S, GroundError, Reviver, Service, await_answer, descendants, folder, free_port
+from bench.peers import made
 from bench.report import Report, spread
 from supervisor.mechanism import dumping, evidence
 from supervisor.mechanism.dump_kernel import exe_name
@@ -33,7 +33,6 @@ from supervisor.mechanism.dump_python import Python
 from supervisor.model import InstanceId
 
 PACKAGES = ("flask", "django", "starlette", "fastapi", "gunicorn", "uvicorn")
-INSTALL_LIMIT_S = 300.0
 QUERY = "coupon=LOOP&card=4111"
 SHOWN_QUERY = "coupon=<redacted>&card=<redacted>"
 WRONG_PERCENT, WRONG_REQUEST_PERCENT, NAMED_S = 5.0, 10.0, 3.0  # the budgets
@@ -77,7 +76,7 @@ class Judged:
 
 def measure() -> Report:
     report = Report("cause")
-    home = environment()
+    home = made("frameworks", PACKAGES)
     everything: list[Judged] = []
     for kind in KINDS:
         truths = spins.node_truths() if kind.name == "node" else spins.python_truths()
@@ -230,26 +229,3 @@ def _await_line(log: Path, line: str) -> None:
 
 def _found(home: Path, command: str) -> str:
     return str(home / command) if (home / command).exists() else command
-
-
-def environment() -> Path:
-    """The folder with the servers' commands, in an environment of their own, made if need be. Raises GroundError."""
-    home = Path(tempfile.gettempdir()) / f"reviver-bench-{os.getuid()}"
-    home.mkdir(mode=0o700, exist_ok=True)
-    if home.is_symlink() or home.stat().st_uid != os.getuid():
-        raise GroundError(f"{home} belongs to somebody else: remove it")
-    made = home / f"frameworks-python{sys.version_info.major}.{sys.version_info.minor}"
-    if not (made / "complete").exists():
-        _run([sys.executable, "-m", "venv", "--clear", str(made)])
-        _run([str(made / "bin/pip"), "install", "-q", "--disable-pip-version-check", *PACKAGES])
-        (made / "complete").touch()
-    return made / "bin"
-
-
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise GroundError(f"the frameworks' environment: {' '.join(command)} took over {INSTALL_LIMIT_S:g} s") from None
-    if done.returncode:
-        raise GroundError(f"the frameworks' environment: {' '.join(command)} failed: {done.stderr.strip()[-500:]}")

@@ -122,12 +122,12 @@ def surroundings(added: Mapping[str, str]) -> dict[str, str]:
 class Service:
     """One supervisor, or one server alone, as a child process; its output is in `log`."""
 
-    def __init__(self, command: list[str], log: Path, environ: Mapping[str, str], directory: Path) -> None:
+    def __init__(self, command: list[str], log: Path, environ: Mapping[str, str], directory: Path, stdin: int = subprocess.DEVNULL) -> None:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=directory,

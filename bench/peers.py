@@ -1,6 +1,6 @@
-"""The peers, in an environment of their own: PyPI's `supervisor` has our package's name, so the two cannot live in one.
+"""What the benches need and the project does not: the peers, and more servers, each in an environment of its own.
 
-The environment is made once, beneath the temporary directory, by the interpreter that runs the bench, and kept.
+PyPI's `supervisor` has our package's name, so the two cannot live in one. An environment is made once, beneath the temporary directory, by the interpreter that runs the bench, and kept.
 """
 
 from __future__ import annotations
@@ -10,37 +10,48 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.ground import BOOT_LIMIT_S, STEP_S, GroundError, Service, surroundings
 
 PACKAGES = ("supervisor", "superlance", "setuptools<81")  # superlance and older supervisors import pkg_resources
+SERVERS = ("uvicorn", "hypercorn", "waitress")
 INSTALL_LIMIT_S = 300.0
 
 
 def environment() -> Path:
-    """The folder with the peers' commands, made if need be. Raises GroundError when they cannot be installed."""
+    """The folder with supervisord's and superlance's commands, made if need be. Raises GroundError when they cannot be installed."""
+    return made("peers", PACKAGES)
+
+
+def servers() -> Path:
+    """The folder with the commands of the servers that are no dependency of the project. Raises GroundError as `environment` does."""
+    return made("servers", SERVERS)
+
+
+def made(name: str, packages: Sequence[str]) -> Path:
+    """The commands of an environment with these packages, made once and kept. Raises GroundError when they cannot be installed."""
     home = Path(tempfile.gettempdir()) / f"reviver-bench-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
     if home.is_symlink() or home.stat().st_uid != os.getuid():
         raise GroundError(f"{home} belongs to somebody else: remove it")
-    made = home / f"peers-python{sys.version_info.major}.{sys.version_info.minor}"
-    complete = made / "complete"
-    if not complete.exists():
-        _run([sys.executable, "-m", "venv", "--clear", str(made)])
-        _run([str(made / "bin/pip"), "install", "-q", "--disable-pip-version-check", *PACKAGES])
-        complete.touch()
-    return made / "bin"
+    folder = home / f"{name}-python{sys.version_info.major}.{sys.version_info.minor}"
+    complete, listed = folder / "complete", " ".join(packages)
+    if not complete.exists() or complete.read_text() != listed:
+        _run(name, [sys.executable, "-m", "venv", "--clear", str(folder)])
+        _run(name, [str(folder / "bin/pip"), "install", "-q", "--disable-pip-version-check", *packages])
+        complete.write_text(listed)
+    return folder / "bin"
 
 
-def _run(command: list[str]) -> None:
+def _run(name: str, command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise GroundError(f"the peers' environment: {' '.join(command)} took over {INSTALL_LIMIT_S:g} s") from None
+        raise GroundError(f"the environment of the {name}: {' '.join(command)} took over {INSTALL_LIMIT_S:g} s") from None
     if done.returncode:
-        raise GroundError(f"the peers' environment: {' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+        raise GroundError(f"the environment of the {name}: {' '.join(command)} failed: {done.stderr.strip()[-500:]}")
 
 
 class Supervisord(Service):

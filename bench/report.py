@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value. `most` is the budget: it is kept while value <= most."""
+    """One measured value. `most` is the budget: it is kept while value <= most. None could not be measured, and is not counted."""
 
     who: str
     what: str
-    value: float
+    value: float | None
     unit: str
     most: float | None = None
     remark: str = ""
 
     @property
     def kept(self) -> bool:
-        return self.most is None or self.value <= self.most
+        return self.most is None or self.value is None or self.value <= self.most
 
 
 @dataclass(slots=True)
@@ -40,6 +40,10 @@ class Report:
     def add(self, who: str, what: str, value: float, unit: str, most: float | None = None, remark: str = "") -> None:
         self.figures.append(Figure(who, what, value, unit, most, remark))
 
+    def skip(self, who: str, why: str) -> None:
+        """Say in words why something is not measured here."""
+        self.figures.append(Figure(who, "not measured", None, "", remark=why))
+
     def as_json(self) -> str:
         figures = [{**asdict(figure), "kept": figure.kept} for figure in self.figures]
         return json.dumps(
@@ -50,9 +54,10 @@ class Report:
         rows = [("who", "what", "measured", "budget", "", "")]
         for figure in self.figures:
             unit = f" {figure.unit}" if figure.unit else ""
+            value = "" if figure.value is None else f"{_short(figure.value)}{unit}"
             budget = "" if figure.most is None else f"≤ {_short(figure.most)}{unit}"
             verdict = "" if figure.most is None else ("kept" if figure.kept else "MISSED")
-            rows.append((figure.who, figure.what, f"{_short(figure.value)}{unit}", budget, verdict, figure.remark))
+            rows.append((figure.who, figure.what, value, budget, verdict, figure.remark))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"{self.name} · {machine()}", *lines, "all budgets kept" if self.kept else "a budget was missed"])
