@@ -1,4 +1,4 @@
-"""`python -m bench [NAME] [--json]`: run one measurement and say whether it keeps its budgets; without a name, list them.
+"""`python -m bench [NAME] [--only WORD] [--json]`: run one measurement and say whether it keeps its budgets; without a name, list them.
 
 Exit codes: 0 all budgets kept · 1 a budget missed, or it could not be measured · 2 usage.
 """
@@ -34,13 +34,16 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("name", nargs="?", choices=BENCHES, metavar="NAME", help="one of those below")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--only", default="", metavar="WORD", help="hang: the rows alone that have this word in their name")
     chosen = parser.parse_args(arguments)
+    if chosen.only and chosen.name != "hang":
+        parser.error("--only belongs to hang")
     if chosen.name is None:
         print(names)
         return 0
     try:
         with ground():
-            report = BENCHES[chosen.name]()
+            report = hang.measure(chosen.only) if chosen.only else BENCHES[chosen.name]()
     except GroundError as problem:
         print(f"{chosen.name}: {problem}", file=sys.stderr)
         return 1

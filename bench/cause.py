@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time

@@ -1,31 +1,67 @@
-"""A hang under load: how soon it is found, how soon customers are served again, and who failed meanwhile.
+"""A hang under load, server by server: how soon customers are served again, who was refused, and that no report dies of it.
 
-The demo store under gunicorn, sync and with threads, meets a coupon that never ends, once for each thread that serves, while new
-customers come at a steady rate. Beside Reviver at its defaults, in the same run: gunicorn's own `--timeout 2`, and supervisord with
-superlance's httpok (its shortest tick, 5 s; KILL to the whole group as its stop, which is its quickest).
+Each server meets as many endless requests as it serves at once, while new customers come at a steady rate; with a boot of 0.3 s and
+of 2 s. Beside Reviver at its defaults, in the same run: Reviver without relief, which kills when certain, after 10 s; gunicorn's own
+`--timeout 2`; and supervisord with superlance's httpok (its shortest tick, 5 s; KILL to the whole group as its stop, its quickest).
+Then two reports of 8 s on two workers, which nobody may kill. `--only WORD` takes the rows alone that have this word in their name.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bench.ground import Reviver, Service, await_answer, folder, free_port, held_store, store_command
+from bench import apps
+from bench.apps import THREADS, Server
+from bench.ground import Reviver, Service, await_answer, free_port
 from bench.load import Outcome, Request, ask, failed_count, failures, load, longest_gap_s
 from bench.peers import Supervisord, environment
 from bench.report import Report
 
 RATE = 50.0  # new connections a second
-CALM_S = 3.0  # of load before the hang
-HURT_S = 20.0  # of load after it
-PATH = "/product/mug"
-POISON = "/checkout?coupon=LOOP"
-GAP_OVER_BOOT_S = 1.5  # the budget: this and the program's own boot
-SERVERS = {"sync": 1, "gthread": 4}  # the kind, and how many requests serve at once
+CALM_S = 2.0  # of load before the hang
+HURT_S = 8.0  # of load after it, where it is healed within some seconds
+CERTAIN_S = 10.0  # `hang.certain`: without relief nothing happens before
+BOOTS_S = (0.3, 2.0)
+PATH, HEALTH = "/product/mug", "/health"
+GAP_OVER_BOOT_S = 1.5  # the budget: this and the server's own boot
+REPORT_LIMIT_S = 60.0
+REPORTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One server, and what makes it hang.
+
+    server  None: it is not on this machine
+    peers   the peers that run it as well, beside Reviver, by their names in `_PEERS`
+    some    so many endless requests, not as many as it serves at once
+    """
+
+    name: str
+    server: Callable[[], Server | None]
+    poison: str = "/spin"
+    peers: tuple[str, ...] = ()
+    some: int | None = None
+
+
+CERTAIN, TIMEOUT, HTTPOK = f"killed when certain, {CERTAIN_S:.0f} s", "gunicorn --timeout 2", "supervisord + httpok"
+CASES = (
+    Case("gunicorn sync", lambda: apps.gunicorn(), peers=(CERTAIN, TIMEOUT, HTTPOK)),
+    Case("gunicorn sync, all of 4 workers", lambda: apps.gunicorn(workers=4), peers=(TIMEOUT,)),
+    Case("gunicorn sync, 1 of 4 workers", lambda: apps.gunicorn(workers=4), peers=(TIMEOUT,), some=1),
+    Case(f"gunicorn gthread, {THREADS} threads spin", lambda: apps.gunicorn(threads=THREADS), peers=(TIMEOUT,)),
+    Case(f"gunicorn gthread, {THREADS} threads asleep", lambda: apps.gunicorn(threads=THREADS), "/sleep", (TIMEOUT,)),
+    Case("uvicorn", apps.uvicorn),
+    Case("hypercorn", apps.hypercorn),
+    Case("node", apps.node),
+    Case(f"waitress, {THREADS} threads spin", apps.waitress),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +69,36 @@ class Run:
     requests: list[Request]
     poisoned: float  # monotonic
     poisoned_wall: float
+    hurt_s: float
     story: list[dict[str, Any]]
 
 
-def measure() -> Report:
+def measure(only: str = "") -> Report:
     report = Report("hang")
-    for kind, serving in SERVERS.items():
-        options = ["--threads", str(serving)] if serving > 1 else []
-        boot_s = _boot_s(options)
-        report.add(f"gunicorn {kind}", "boot, alone", boot_s, "s")
-        for who, run in _RUNS.items():
-            done = run(options, serving)
-            _judge(report, f"{who}, {kind}", done, GAP_OVER_BOOT_S + boot_s if who == "reviver" else None)
+    for case in CASES:
+        if only not in case.name:
+            continue
+        server = case.server()
+        if server is None:
+            report.skip(case.name, "it is not on this machine")
+            continue
+        for boot_s in BOOTS_S:
+            alone_s = _alone_s(server, boot_s)
+            name = f"{case.name}, boot {alone_s:.1f} s"
+            _judge(report, f"{name}: reviver", _reviver(case, server, boot_s), GAP_OVER_BOOT_S + alone_s)
+            for peer in case.peers:
+                _judge(report, f"{name}: {peer}", _PEERS[peer](case, server, boot_s), None)
+    if only in "reports":
+        for who, reports in (("reviver", _reports), (TIMEOUT, _reports_of_gunicorn)):
+            killed, remark = reports()
+            report.add(
+                f"{REPORTS} reports of 8 s on {REPORTS} workers: {who}",
+                "killed",
+                killed,
+                "",
+                0 if who == "reviver" else None,
+                remark,
+            )
     return report
 
 
@@ -52,9 +106,8 @@ def _judge(report: Report, who: str, run: Run, most_s: float | None) -> None:
     found_s = _found_s(run)
     if found_s is not None:
         report.add(who, "hang to suspicion", found_s, "s")
-    until = run.poisoned + HURT_S
-    gap_s = longest_gap_s(run.requests, run.poisoned, until)
-    report.add(who, "longest gap between answers", gap_s, "s", most_s, "never served again" if gap_s >= HURT_S - 1 else "")
+    gap_s = longest_gap_s(run.requests, run.poisoned, run.poisoned + run.hurt_s)
+    report.add(who, "longest gap between answers", gap_s, "s", most_s, "never served again" if gap_s >= run.hurt_s - 1 else "")
     report.add(who, "refused", failed_count(run.requests, Outcome.REFUSED), "", None if most_s is None else 0)
     report.add(who, "failed", failed_count(run.requests), "", remark=failures(run.requests))
 
@@ -67,64 +120,113 @@ def _found_s(run: Run) -> float | None:
     return None
 
 
-def _boot_s(options: list[str]) -> float:
+def _alone_s(server: Server, boot_s: float) -> float:
     """How long the server needs until it answers, started alone."""
-    with folder() as where:
-        port = free_port()
-        with Service(store_command(port, *options), where / "log", {"DEMO_DATA": str(where)}, where):
-            return await_answer(port, "/health")
+    with apps.site() as where, apps.alone(server, where, boot_s) as (_, port):
+        return await_answer(port, HEALTH)
 
 
-def _drive(port: int, serving: int, story: Callable[[], list[dict[str, Any]]]) -> Run:
+def _drive(case: Case, server: Server, port: int, hurt_s: float, story: Callable[[], list[dict[str, Any]]] = list) -> Run:
     """The load, and the poison in its midst."""
 
     async def both() -> tuple[list[Request], float, float]:
-        customers = asyncio.create_task(load(port, PATH, RATE, CALM_S + HURT_S))
+        customers = asyncio.create_task(load(port, PATH, RATE, CALM_S + hurt_s))
         await asyncio.sleep(CALM_S)
         poisoned, poisoned_wall = time.monotonic(), time.time()
-        poison = [asyncio.create_task(ask(port, POISON, HURT_S)) for _ in range(serving)]
+        count = server.serving if case.some is None else case.some
+        poison = [asyncio.create_task(ask(port, case.poison, hurt_s)) for _ in range(count)]
         requests = await customers
         for task in poison:
             task.cancel()
         return requests, poisoned, poisoned_wall
 
     requests, poisoned, poisoned_wall = asyncio.run(both())
-    return Run(requests, poisoned, poisoned_wall, story())
+    return Run(requests, poisoned, poisoned_wall, hurt_s, story())
 
 
-def _reviver(options: list[str], serving: int) -> Run:
-    with folder() as where:
+@contextmanager
+def _kept(server: Server, boot_s: float, more: str = "") -> Iterator[tuple[Reviver, int]]:
+    """The server under Reviver, ready."""
+    with apps.site() as where:
         port = free_port()
-        with Reviver(where, held_store(port, *options), {"DEMO_DATA": str(where)}) as reviver:
+        with Reviver(where, apps.program(server, port, boot_s, more)) as reviver:
             reviver.await_ready()
-            await_answer(port, "/health")
-            return _drive(port, serving, reviver.story)
+            await_answer(port, HEALTH)
+            yield reviver, port
 
 
-def _gunicorn(options: list[str], serving: int) -> Run:
-    with folder() as where:
+def _reviver(case: Case, server: Server, boot_s: float) -> Run:
+    with _kept(server, boot_s) as (reviver, port):
+        return _drive(case, server, port, HURT_S, reviver.story)
+
+
+def _certain(case: Case, server: Server, boot_s: float) -> Run:
+    with _kept(server, boot_s, "[program.store.relief]\nextra = 0\n") as (reviver, port):
+        return _drive(case, server, port, CERTAIN_S + boot_s + HURT_S / 2, reviver.story)
+
+
+@contextmanager
+def _healed_by_itself(server: Server, boot_s: float) -> Iterator[int]:
+    """gunicorn with its own healer, at the seconds that people choose who want it quick."""
+    with apps.site() as where:
         port = free_port()
-        with Service(store_command(port, "--timeout", "2", *options), where / "log", {"DEMO_DATA": str(where)}, where):
-            await_answer(port, "/health")
-            return _drive(port, serving, list)
+        with Service([*_bound(server, port), "--timeout", "2"], where / "log", {"BOOT_S": str(boot_s)}, where):
+            await_answer(port, HEALTH)
+            yield port
 
 
-def _supervisord(options: list[str], serving: int) -> Run:
-    with folder() as where:
+def _gunicorn(case: Case, server: Server, boot_s: float) -> Run:
+    with _healed_by_itself(server, boot_s) as port:
+        return _drive(case, server, port, HURT_S)
+
+
+def _supervisord(case: Case, server: Server, boot_s: float) -> Run:
+    with apps.site() as where:
         port = free_port()
         programs = (
-            f"[program:store]\ncommand={' '.join(store_command(port, '--timeout', '0', *options))}\n"
+            f"[program:store]\ncommand={' '.join(_bound(server, port))} --timeout 0\ndirectory={where}\n"
             f"autorestart=true\nstopsignal=KILL\nstopasgroup=true\nkillasgroup=true\n"
-            f"[eventlistener:httpok]\ncommand={environment() / 'httpok'} -p store -t 1 http://127.0.0.1:{port}/health\nevents=TICK_5\n"
+            f"[eventlistener:httpok]\ncommand={environment() / 'httpok'} -p store -t 1 http://127.0.0.1:{port}{HEALTH}\nevents=TICK_5\n"
         )
-        with Supervisord(where, programs, {"DEMO_DATA": str(where)}) as supervisord:
+        with Supervisord(where, programs, {"BOOT_S": str(boot_s)}) as supervisord:
             supervisord.await_running()
-            await_answer(port, "/health")
-            return _drive(port, serving, list)
+            await_answer(port, HEALTH)
+            return _drive(case, server, port, CERTAIN_S + boot_s)
 
 
-_RUNS: dict[str, Callable[[list[str], int], Run]] = {
-    "reviver": _reviver,
-    "gunicorn --timeout 2": _gunicorn,
-    "supervisord + httpok": _supervisord,
-}
+def _bound(server: Server, port: int) -> list[str]:
+    return [word.replace("PORT", str(port)) for word in server.bound]
+
+
+_PEERS: dict[str, Callable[[Case, Server, float], Run]] = {CERTAIN: _certain, TIMEOUT: _gunicorn, HTTPOK: _supervisord}
+
+
+# --- reports that end -----------------------------------------------------------------------------------------------------------
+
+
+def _reports() -> tuple[int, str]:
+    with _kept(apps.gunicorn(workers=REPORTS), BOOTS_S[0]) as (reviver, port):
+        lost, remark = _ask_reports(port)
+        condemned = sum(entry.get("event") in ("instance.condemned", "worker.killed") for entry in reviver.story())
+        return condemned + lost, remark
+
+
+def _reports_of_gunicorn() -> tuple[int, str]:
+    with _healed_by_itself(apps.gunicorn(workers=REPORTS), BOOTS_S[0]) as port:
+        return _ask_reports(port)
+
+
+def _ask_reports(port: int) -> tuple[int, str]:
+    """How many reports were lost, with customers beside them until the last one is answered."""
+
+    async def both() -> tuple[list[Request], list[Request]]:
+        customers = asyncio.create_task(load(port, PATH, RATE, REPORT_LIMIT_S / 3))
+        reports = await asyncio.gather(*(ask(port, "/report", REPORT_LIMIT_S) for _ in range(REPORTS)))
+        return list(reports), await customers
+
+    reports, customers = asyncio.run(both())
+    lost, slowest_s = failed_count(reports), max(report.ended - report.began for report in reports)
+    return (
+        lost,
+        f"{REPORTS - lost} of {REPORTS} answered, the last after {slowest_s:.1f} s; customers failed {failed_count(customers)}",
+    )

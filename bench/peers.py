@@ -1,6 +1,7 @@
 """What the benches need and the project does not: the peers, and more servers, each in an environment of its own.
 
-PyPI's `supervisor` has our package's name, so the two cannot live in one. An environment is made once, beneath the temporary directory, by the interpreter that runs the bench, and kept.
+PyPI's `supervisor` has our package's name, so the two cannot live in one. An environment is made once, beneath the temporary
+directory, by the interpreter that runs the bench, and kept.
 """
 
 from __future__ import annotations
