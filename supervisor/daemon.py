@@ -116,7 +116,7 @@ class Daemon:
         self._lanes = {name: Lane(name) for name in LANES}
         self._log_lane = Lane("log")
         self._log = Log(sys.stderr, self._log_lane)
-        self._systemd = Systemd(environ)
+        self._systemd = Systemd(environ, self._loop.call_later)
         self._guarded = under_systemd(environ)
         self._server = Server(f"{where.runtime_dir}/control.sock", where.group, self)
         try:

@@ -16,6 +16,7 @@ source  sd_notify(3) for the protocol, unix(7) for credentials and descriptors
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import stat
@@ -61,17 +62,27 @@ def send(state: str | Mapping[str, str], path: str | None = None, fds: Sequence[
     returns  False when there is nobody to tell, it does not listen, its queue is full, or the state is over STATE_LIMIT_BYTES
     """
     path = os.environ.get("NOTIFY_SOCKET", "") if path is None else path
-    data = _spell(state).encode("utf-8", "replace")
-    if path[:1] not in ("/", "@") or not data or len(data) > STATE_LIMIT_BYTES:
-        return False
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    address = "\0" + path[1:] if path.startswith("@") else path
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sent = sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, address)
+        deliver(state, path, fds)
     except OSError:
         return False
-    return sent == len(data)
+    return True
+
+
+def deliver(state: str | Mapping[str, str], path: str, fds: Sequence[int] = ()) -> None:
+    """The same for a sender that wants to know why not.
+
+    raises  OSError: BlockingIOError while the queue is full; EINVAL for a path that is none, EMSGSIZE for a state over its limit
+    """
+    data = _spell(state).encode("utf-8", "replace")
+    if path[:1] not in ("/", "@") or not data:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+    if len(data) > STATE_LIMIT_BYTES:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), path)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, address)
 
 
 def _spell(state: str | Mapping[str, str]) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from supervisor import notify
 from supervisor.commands import systemd as command
 from supervisor.control.client import Refusal
 from supervisor.mechanism import systemd
@@ -116,6 +118,109 @@ def test_a_word_that_could_not_be_sent_goes_along_with_the_next(manager: Listene
         later.close()
 
 
+# --- the descriptor store -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[socket.socket]:
+    """A manager of whom every descriptor is seen that it is given."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "queue"))
+        manager.setblocking(False)
+        yield manager
+
+
+def taken(queue: socket.socket) -> tuple[str, list[int]]:
+    """The next word, and the inodes of what came along."""
+    data, fds, _, _ = socket.recv_fds(queue, notify.STATE_LIMIT_BYTES, notify.FDS_LIMIT)
+    inodes = [os.fstat(fd).st_ino for fd in fds]
+    for fd in fds:
+        os.close(fd)
+    return data.decode(), inodes
+
+
+def test_stored_descriptors_go_to_the_manager_by_name_and_stay_ours(queue: socket.socket) -> None:
+    us = Systemd({"NOTIFY_SOCKET": queue.getsockname()})
+    reader, writer = os.pipe()
+    try:
+        us.store("output.store.7", (reader, writer))
+        us.unstore("output.store.7")
+        inode = os.fstat(reader).st_ino
+        assert taken(queue) == ("FDSTORE=1\nFDNAME=output.store.7\nFDPOLL=0", [inode, inode])
+        assert taken(queue) == ("FDSTOREREMOVE=1\nFDNAME=output.store.7", [])
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_more_descriptors_than_fit_one_datagram_are_all_stored(queue: socket.socket) -> None:
+    with open(os.devnull) as null:
+        Systemd({"NOTIFY_SOCKET": queue.getsockname()}).store("socket.x", [null.fileno()] * (notify.FDS_LIMIT + 2))
+    assert [len(taken(queue)[1]) for _ in range(2)] == [notify.FDS_LIMIT, 2]
+
+
+def test_what_a_full_queue_refused_comes_in_order_even_when_its_descriptor_was_closed_since(queue: socket.socket) -> None:
+    asked: list[Callable[[], None]] = []
+    us = Systemd({"NOTIFY_SOCKET": queue.getsockname()}, lambda _, again: asked.append(again))
+    before, names = len(os.listdir("/proc/self/fd")), [f"output.x.{number}" for number in range(1000)]
+    for name in names:
+        reader, writer = os.pipe()
+        us.store(name, (reader,))
+        us.unstore(name)
+        os.close(reader)
+        os.close(writer)
+    assert len(asked) == 1, "one appointment, however much waits"
+    heard = []
+    while asked:
+        try:
+            heard.append(taken(queue))
+        except BlockingIOError:
+            asked.pop()()
+    while True:
+        try:
+            heard.append(taken(queue))
+        except BlockingIOError:
+            break
+    assert [state.splitlines()[1].removeprefix("FDNAME=") for state, _ in heard] == [name for name in names for _ in range(2)]
+    assert [len(inodes) for _, inodes in heard] == [1, 0] * len(names)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_store_without_a_living_manager_keeps_nothing_open(tmp_path: Path, queue: socket.socket) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    dead = Systemd({"NOTIFY_SOCKET": queue.getsockname()})
+    queue.close()
+    for us in (dead, Systemd({"NOTIFY_SOCKET": str(tmp_path / "never")}), Systemd({})):
+        with open(os.devnull) as null:
+            us.store("socket.x", (null.fileno(),))
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the queue's own
+
+
+def test_store_waits_with_no_more_than_its_limit(queue: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemd, "STORE_OWED_LIMIT", 5)
+    us = Systemd({"NOTIFY_SOCKET": queue.getsockname()})
+    for _ in range(2000):  # far more than any queue of the kernel's takes
+        us.unstore("x")
+    before = len(os.listdir("/proc/self/fd"))
+    with open(os.devnull) as null:
+        us.store("x", (null.fileno(),))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_inherited_descriptors_are_found_by_name_and_not_passed_on() -> None:
+    code = (
+        "import os, sys\n"
+        "from supervisor.mechanism.systemd import inherited\n"
+        "found = inherited(os.environ | {'LISTEN_PID': str(os.getpid())})\n"
+        "print(sorted(found.items()), [os.get_inheritable(fd) for fds in found.values() for fd in fds],"
+        " inherited(os.environ | {'LISTEN_PID': '1'}), inherited({}))\n"
+    )
+    script = 'exec 3</dev/null 4</dev/null 5</dev/null 6<&-; exec "$0" -c "$1"'
+    environ = os.environ | {"LISTEN_FDS": "4", "LISTEN_FDNAMES": "socket.a:output.a.1:socket.a:gone", "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(["sh", "-c", script, sys.executable, code], env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout == "[('output.a.1', (4,)), ('socket.a', (3, 5))] [False, False, False] {} {}\n", done.stderr
+
+
 # --- the unit -------------------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +262,7 @@ def test_unit_says_what_the_programs_need() -> None:
     lines = unit(settings(program("store", 300)), ["/opt/a b/reviver"]).splitlines()
     assert 'ExecStart="/opt/a b/reviver" run --config /etc/reviver/config.toml' in lines
     assert f"TimeoutStopSec={300 + systemd.KILL_S + systemd.STOP_MARGIN_S:.0f}" in lines
-    for line in ("Type=notify", "NotifyAccess=main", "Restart=always", "OOMPolicy=continue", "Delegate=yes", "KillMode=mixed"):
+    for line in ("Type=notify", "NotifyAccess=main", "Restart=always", "OOMPolicy=continue", "Delegate=yes", "KillMode=process"):
         assert line in lines
     keys = {line.partition("=")[0] for line in lines if "=" in line and not line.startswith("#")}
     felt = {"NoNewPrivileges", "User", "PrivateTmp", "ProtectSystem", "ProtectHome", "SystemCallFilter", "OOMScoreAdjust", "UMask"}

@@ -1,16 +1,22 @@
-"""What systemd and we have to say to each other: ready, alive, stopping; and the unit that it keeps us by.
+"""What systemd and we have to say to each other: ready, alive, stopping; the descriptors that it keeps for us; and the unit.
 
 It touches the notification socket and nothing else; the unit is a text. Without a service manager every call does nothing. The guard,
-where there is no systemd, speaks the same protocol.
+where there is no systemd, speaks the same protocol: neither is told apart from the other here.
 
-source  sd_notify(3), sd_watchdog_enabled(3), systemd.service(5), systemd.exec(5), systemd.kill(5)
+The descriptor store: what we `store` outlives us, and the next of us finds it by its name with `inherited`. Listening sockets, our ends of
+the programs' output and pidfds are kept so: queued customers, unread lines and exit statuses outlive us with them.
+
+source  sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3), systemd.service(5), systemd.exec(5), systemd.kill(5)
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import PurePosixPath
 
@@ -18,9 +24,13 @@ from supervisor import notify
 from supervisor.model import ProgramSettings, Settings
 
 STATUS_LIMIT = 500  # characters: one line of `systemctl status`
-WATCHDOG_S = (
-    30  # without a decision for so long the loop is dead: long, for it costs every program a restart until trees are adopted
-)
+WATCHDOG_S = 30  # without a decision for so long the loop is dead
+STORE_FDS = 16384  # that the manager keeps: a socket, a pipe and a pidfd for each of some thousand instances
+STORE_OWED_LIMIT = 4096  # words about descriptors that wait for the manager to read: each holds copies of its descriptors open
+STORE_AGAIN_S = 0.05  # a manager's queue holds 10 datagrams where nobody raised that, and is read within a moment
+FIRST_FD = 3  # SD_LISTEN_FDS_START
+# The manager's queue is full, or the kernel has no room for descriptors on their way: later there is. Everything else stays as it is.
+_LATER = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 KILL_S = 5.0  # what is added to a program's grace for SIGKILL to its tree
 STOP_MARGIN_S = 15.0  # for our own end: journal, last messages
 STOP_LEAST_S = 30.0
@@ -35,12 +45,37 @@ def under_systemd(environ: Mapping[str, str]) -> bool:
     return "INVOCATION_ID" in environ if pid is None else pid == str(os.getpid())
 
 
+def inherited(environ: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """The descriptors that the manager kept for us, by the name that they were stored under. Call it once, at the start.
+
+    returns  each is open, ours to close, and closed in whatever we start; of one name in the order in which they were stored
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+        return {}
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    kept: dict[str, tuple[int, ...]] = {}
+    for place in range(min(int(count), STORE_FDS)):
+        fd = FIRST_FD + place
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        except OSError:  # a count that is not true: what is not open is not ours
+            continue
+        name = names[place] if place < len(names) else ""
+        kept[name] = (*kept.get(name, ()), fd)
+    return kept
+
+
 class Systemd:
     """Tells the service manager how we are. Never waits: what cannot be sent now goes along with the next word."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], later: Callable[[float, Callable[[], None]], object] | None = None) -> None:
+        """later: calls something after so many seconds, as a loop's `call_later`; without it the next word takes along what waits."""
         self._path = environ.get("NOTIFY_SOCKET", "")
+        self._later = later
+        self._asked_again = False
         self._owed: dict[str, str] = {}
+        self._store_owed: deque[tuple[dict[str, str], list[int]]] = deque()
         self._told_alive: float | None = None
         self.interval_s = _interval_s(environ) if self._path else None
 
@@ -50,7 +85,7 @@ class Systemd:
 
     def alive(self) -> None:
         """Call it after each turn of the loop that decided, and at least once per `interval_s` (None: nobody waits for it)."""
-        if self._owed:
+        if self._owed or self._store_owed:
             self._tell({})
         if self.interval_s is None:
             return
@@ -71,11 +106,52 @@ class Systemd:
         """We drain, and ask for `stop_s` seconds from now: the configuration may have changed since the unit was written."""
         self._tell({"STOPPING": "1", "EXTEND_TIMEOUT_USEC": str(int(stop_s * 1e6))} | _status(status))
 
+    def store(self, name: str, fds: Sequence[int]) -> None:
+        """Have the manager keep these open, also when we are dead, until `unstore`.
+
+        name  not longer than 255 characters, no colon; what is stored under it already stays
+        fds   as many as one likes; they stay ours. More words than STORE_OWED_LIMIT that wait for the manager are lost
+        """
+        for first in range(0, len(fds), notify.FDS_LIMIT):
+            # FDPOLL=0: else systemd drops a pipe whose writer has ended, and a pidfd, with what we still want to learn from it.
+            state = {"FDSTORE": "1", "FDNAME": name, "FDPOLL": "0"}
+            self._keep(state, fds[first : first + notify.FDS_LIMIT])
+
+    def unstore(self, name: str) -> None:
+        """Have the manager close all that it keeps under this name."""
+        self._keep({"FDSTOREREMOVE": "1", "FDNAME": name}, ())
+
+    def _keep(self, state: dict[str, str], fds: Sequence[int]) -> None:
+        if not self._path or (not self._store_owed and self._deliver(state, fds)):
+            return
+        if len(self._store_owed) < STORE_OWED_LIMIT:
+            self._store_owed.append((state, [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD) for fd in fds]))
+        self._tell({})
+
+    def _deliver(self, state: dict[str, str], fds: Sequence[int]) -> bool:
+        """Whether no more can be done for this word: it was sent, or nobody will ever take it."""
+        try:
+            notify.deliver(state, self._path, fds)
+        except OSError as problem:
+            return problem.errno not in _LATER
+        return True
+
     def _tell(self, state: dict[str, str]) -> None:
-        if self._path:
-            self._owed |= state
-            if notify.send(self._owed, self._path):
-                self._owed = {}
+        if not self._path:
+            return
+        self._owed |= state
+        while self._store_owed and self._deliver(*self._store_owed[0]):
+            for fd in self._store_owed.popleft()[1]:
+                os.close(fd)
+        if self._owed and notify.send(self._owed, self._path):
+            self._owed = {}
+        if self._store_owed and self._later is not None and not self._asked_again:
+            self._asked_again = True
+            self._later(STORE_AGAIN_S, self._again)
+
+    def _again(self) -> None:
+        self._asked_again = False
+        self._tell({})
 
 
 def _status(text: str) -> dict[str, str]:
@@ -116,6 +192,7 @@ def unit(settings: Settings, executable: Sequence[str], *, user: bool = False) -
         command=command,
         watchdog_s=WATCHDOG_S,
         stop_s=round(stop_s(settings.programs)),
+        store_fds=STORE_FDS,
         directories="" if user else _directories(settings),
         capabilities="" if user else _CAPABILITIES,
         target="default.target" if user else "multi-user.target",
@@ -154,16 +231,19 @@ ExecStart={command}
 ExecReload=kill -HUP $MAINPID
 Restart=always
 RestartSec=100ms
-# 78: the configuration is bad; a restart mends nothing, `systemctl status` says what to mend.
+# 78: the configuration is bad; a restart mends nothing, `systemctl status` says what to mend. 75: `reviver upgrade` asks for a restart.
 RestartPreventExitStatus=78
+SuccessExitStatus=75
 
 # Reviver says that it lives after each turn of its loop that decided. Silence means that nobody watches the programs.
 WatchdogSec={watchdog_s}
 
-# A stop asks Reviver alone, which stops the programs in order; what is left when it has ended is killed. The time is the sum of the
-# programs' graces along the longest chain of `after`; Reviver asks for more when its configuration has grown since.
-KillMode=mixed
+# A stop asks Reviver alone, which stops the programs in order. The time is the sum of the programs' graces along the longest chain of
+# `after`; Reviver asks for more when its configuration has grown since. Where Reviver itself dies the programs live on: the next one
+# finds their sockets, output and exits in the descriptor store, and takes them over.
+KillMode=process
 TimeoutStopSec={stop_s}
+FileDescriptorStoreMax={store_fds}
 
 {directories}# A program that is killed for want of memory is restarted by Reviver, and does not stop its siblings.
 # OOMScoreAdjust is left alone: the programs would inherit the protection, and a leaking one would outlive all others.
