@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.mechanism import gate, tree
+from supervisor.mechanism import exits, gate, tree
 from supervisor.mechanism.launch import Child, LaunchError, Preflight, launch, open_gate, run_preflight
 from supervisor.model import Build, InstanceId, LaunchSettings, Limits, OutputTo, RunPreflight, Spawn
 from tests.processes import as_subreaper, gone_within
@@ -81,7 +81,7 @@ def finish(child: Child) -> tuple[str, int | None]:
 
 
 def ended(child: Child) -> int | None:
-    status, _ = tree.ending(os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED))
+    status, _ = exits.waited(os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED))
     os.close(child.pidfd)
     return status
 

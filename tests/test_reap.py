@@ -15,7 +15,7 @@ import pytest
 
 from supervisor import host
 from supervisor.lanes import Lane
-from supervisor.mechanism import reap, tree
+from supervisor.mechanism import exits, reap, tree
 from supervisor.mechanism.launch import Child, launch, open_gate
 from supervisor.mechanism.reap import Reaper, end_leftover
 from supervisor.model import Build, Event, Exited, InstanceId, LaunchSettings, OutputTo, Spawn
@@ -191,7 +191,7 @@ def test_exit_is_posted_with_its_words(script: str, exited: Exited) -> None:
 def test_exit_with_a_core_says_so() -> None:
     """Whether one is written is the host's to say: so the words are tested on the kernel's word for it."""
     dumped = os.waitid_result((1, 0, signal.SIGCHLD, signal.SIGSEGV, os.CLD_DUMPED))
-    assert tree.ending(dumped) == (-11, "killed by SIGSEGV, core dumped")
+    assert exits.waited(dumped) == (-11, "killed by SIGSEGV, core dumped")
 
 
 def test_exit_of_many_at_once_are_all_posted() -> None:

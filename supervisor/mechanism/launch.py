@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from supervisor.host import NotExecutable, executable, search_path
-from supervisor.mechanism import tree
+from supervisor.mechanism import exits, tree
 from supervisor.mechanism.gate import TRANSIENT, Owner, Started, failed, owner_of, reason, start
 from supervisor.mechanism.gate import LaunchError as LaunchError
 from supervisor.mechanism.gate import open_gate as open_gate
@@ -146,7 +146,7 @@ class Preflight:
         if ended:
             if status is not None and status.si_code == os.CLD_EXITED and status.si_status == 0:
                 return ""
-            return f"failed: {tree.ending(status)[1]}{_last_words(tail)}"
+            return f"failed: {exits.waited(status)[1]}{_last_words(tail)}"
         if time.monotonic() >= deadline:
             return f"was not done within {self._effect.timeout_s:g} s and was killed{_last_words(tail)}"
         return "was ended because Reviver stops"

@@ -32,7 +32,7 @@ from urllib.parse import quote, urlsplit
 import h11
 
 from supervisor.lanes import Lane, LaneError
-from supervisor.mechanism import tree
+from supervisor.mechanism import exits, tree
 from supervisor.mechanism.sockets import refuse_descriptors
 from supervisor.model import InstanceId, ProgramSettings
 from supervisor.notify import OURS
@@ -678,9 +678,9 @@ def _reap(started: _Started) -> tuple[int | None, str]:
     try:
         os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED | os.WNOWAIT)
         _kill_group(started.process.pid)
-        status, words = tree.ending(os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED))
+        status, words = exits.waited(os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED))
     except ChildProcessError:
-        status, words = tree.ending(None)
+        status, words = exits.waited(None)
     finally:
         os.close(started.pidfd)
         os.close(started.output)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from supervisor import host
 from supervisor.lanes import Lane, LaneError
+from supervisor.mechanism import exits
 from supervisor.mechanism import tree as trees
 from supervisor.mechanism.launch import Child
 from supervisor.model import Event, Exited, InstanceId
@@ -146,7 +147,7 @@ class Reaper:
         if left and watched.told:
             return
         watched.told = True
-        status, words = trees.ending(_status(watched.pidfd, os.WNOWAIT if left else 0))
+        status, words = exits.ending(watched.pidfd, watched.tree.leader, reap=not left)
         if not left:
             del self._watched[id], self._leaders[watched.tree.leader]
             os.close(watched.pidfd)
@@ -202,13 +203,6 @@ def _send(pidfd: int, number: signal.Signals) -> None:
     # it ended, and its exit is on the way; or it became another user's, and then policy's patience decides
     with contextlib.suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(pidfd, number)
-
-
-def _status(pidfd: int, flags: int) -> os.waitid_result | None:
-    try:
-        return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | flags)
-    except ChildProcessError:
-        return None  # no child of ours: its status is not known
 
 
 def _reap(pid: int) -> None:

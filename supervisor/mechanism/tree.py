@@ -152,20 +152,6 @@ def end(of: Tree, strangers: Callable[[], Iterable[int]], deadline_s: float) -> 
     return 0
 
 
-def ending(result: os.waitid_result | None) -> tuple[int | None, str]:
-    """How a process ended: (exit code, or minus the signal's number, or None; the same in words for people)."""
-    if result is None:
-        return None, "exit status unknown"
-    if result.si_code == os.CLD_EXITED:
-        return result.si_status, f"exit code {result.si_status}"
-    try:
-        name = signal.Signals(result.si_status).name
-    except ValueError:  # real-time signals have no names
-        name = f"signal {result.si_status}"
-    core = ", core dumped" if result.si_code == os.CLD_DUMPED else ""
-    return -result.si_status, f"killed by {name}{core}"
-
-
 def _stop_all(
     of: Tree, strangers: Callable[[], Iterable[int]], seen: dict[int, int], held: dict[int, int], deadline: float
 ) -> None:
