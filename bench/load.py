@@ -1,4 +1,4 @@
-"""Customers: an open-loop load of new connections, each request noted with its beginning, end and outcome.
+"""Customers: an open-loop load of new connections, each request noted with its beginning, end and outcome; a closed-loop one, counted.
 
 Open loop: a request starts when it is due, however many are still unanswered, as real customers do; a server that hangs therefore
 meets a growing queue instead of a polite pause. Bounded in number, in time and in what is open at once; loopback only.
@@ -7,12 +7,17 @@ meets a growing queue instead of a polite pause. Bounded in number, in time and 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+
+from bench.ground import GroundError
 
 PATIENCE_S = 10.0  # then a customer gives up; people wait about this long for a page
 OPEN_LIMIT = 2000  # connections at once: far below any descriptor limit but the smallest, and ten times what the benches need
@@ -94,6 +99,53 @@ async def load(port: int, path: str, rate: float, seconds: float, patience_s: fl
     if open_now:
         await asyncio.wait(tuple(open_now))
     return done
+
+
+_CLIENT = """
+import socket, sys, time
+port, request, seconds = int(sys.argv[1]), sys.argv[2].encode(), float(sys.argv[3])
+print(flush=True)
+sys.stdin.readline()
+until, count = time.monotonic() + seconds, 0
+while time.monotonic() < until:
+    with socket.create_connection(("127.0.0.1", port), seconds + 10) as customer:
+        customer.sendall(request)
+        answer = customer.recv(65536)
+        while customer.recv(65536):
+            pass
+    if answer[9:12] != b"200":
+        sys.exit(f"answered {answer[:100]!r}")
+    count += 1
+print(count)
+"""
+
+
+def closed_loop(port: int, path: str, clients: int, seconds: float) -> int:
+    """How many requests are answered in `seconds` to some clients that ask again as soon as they are answered.
+
+    Each client is a process of its own, so that they never wait for each other. Raises GroundError when one is not answered with 200.
+    """
+    request = f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+    command = [sys.executable, "-S", "-E", "-c", _CLIENT, str(port), request, str(seconds)]
+    with ExitStack() as stack:
+        asking = []
+        for _ in range(clients):
+            client = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            )
+            stack.callback(client.kill)
+            asking.append(client)
+        for client in asking:
+            assert client.stdout is not None
+            client.stdout.readline()  # it is there, and waits for the word
+        for client in asking:
+            assert client.stdin is not None
+            client.stdin.write(b"\n")
+            client.stdin.flush()
+        told = [client.communicate(timeout=seconds + 2 * PATIENCE_S) for client in asking]
+    if wrong := [problem for _, problem in told if problem]:
+        raise GroundError(f"a client of 127.0.0.1:{port}: {wrong[0].decode().strip()[-300:]}")
+    return sum(int(count) for count, _ in told)
 
 
 def longest_gap_s(requests: Iterable[Request], since: float, until: float) -> float:
