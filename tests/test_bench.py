@@ -16,8 +16,8 @@ import pytest
 
 from bench import idle
 from bench.__main__ import main
-from bench.ground import free_port, get
-from bench.load import Outcome, Request, ask, failed_count, load, longest_gap_s
+from bench.ground import GroundError, free_port, get
+from bench.load import Outcome, Request, ask, closed_loop, failed_count, load, longest_gap_s
 from bench.report import Report
 from bench.stamp import Stamped
 
@@ -99,6 +99,29 @@ def test_load_refuses_to_be_a_flood() -> None:
         asyncio.run(load(1, "/", rate=1e6, seconds=60))
 
 
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 200 OK\r\n\r\nok", b"HTTP/1.0 503 Service Unavailable\r\n\r\n"])
+def test_closed_loop_counts_what_the_server_answered_and_accepts_no_error(answer: bytes) -> None:
+    served = 0
+
+    async def story() -> int:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal served
+            await reader.readuntil(b"\r\n\r\n")
+            served += 1
+            writer.write(answer)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await asyncio.to_thread(closed_loop, port, "/", clients=2, seconds=0.1)
+
+    if b"200" in answer:
+        assert asyncio.run(story()) == served > 2
+    else:
+        with pytest.raises(GroundError, match="503"):
+            asyncio.run(story())
+
+
 def test_longest_gap_counts_the_edges_and_successes_alone() -> None:
     requests = [Request(0, end, Outcome.OK) for end in (1.0, 2.0, 5.0)] + [Request(0, 3.0, Outcome.RESET)]
     assert longest_gap_s(requests, 0.0, 6.0) == 3.0
@@ -110,11 +133,13 @@ def test_report_with_a_missed_budget_says_so_in_both_forms() -> None:
     report = Report("sample")
     report.add("reviver", "pause", 1.4, "ms", most=1.5)
     report.add("reviver", "kills", 1, "", most=0)
+    report.skip("node", "it is not on this machine")
     assert not report.kept
+    assert "it is not on this machine" in report.as_table()
     assert "MISSED" in report.as_table()
     answer = json.loads(report.as_json())
     assert answer["kept"] is False
-    assert [figure["kept"] for figure in answer["figures"]] == [True, False]
+    assert [figure["kept"] for figure in answer["figures"]] == [True, False, True]
 
 
 def test_bench_without_a_name_lists_them_all(capsys: pytest.CaptureFixture[str]) -> None:
