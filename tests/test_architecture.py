@@ -36,6 +36,7 @@ PURE_MODULES = {
     "itertools",
     "math",
     "operator",
+    "statistics",
     "typing",
     "zlib",
 }

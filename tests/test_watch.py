@@ -332,7 +332,7 @@ def test_one_hung_worker_of_many_is_told_alone_and_proven(path: str, hung: Kind,
 
     async def story() -> None:
         async with shop() as it:
-            it.open(FIRST, "workers", hang=HangSettings(suspect_s=0.3, worker_s=2.0))
+            it.open(FIRST, "workers", hang=HangSettings(suspect_s=0.3, worker_s=3.0))
             await it.until(Answered)
             asked = time.monotonic()
             it.request(path)
@@ -340,7 +340,7 @@ def test_one_hung_worker_of_many_is_told_alone_and_proven(path: str, hung: Kind,
             assert doubted.verdict.kind is Kind.SUSPECT
             proven = await it.until(WorkerLooked, lambda event: event.verdict.kind is hung)
             assert (proven.verdict.scope, proven.verdict.nature) == (Scope.WORKER, nature)
-            assert proven.at - proven.since >= 2.0
+            assert proven.at - proven.since >= 3.0
             assert proven.since >= asked - 0.05  # nothing from before its request counts
             assert f"worker {proven.pid} has not answered one request for" in proven.verdict.because
             assert proven.verdict.because.endswith("2 siblings answer")

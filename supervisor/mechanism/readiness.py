@@ -16,12 +16,12 @@ SERVING_HIDDEN = 0.9  # of `health.start`: nobody waits, and whether it serves c
 def readiness(program: WatchedProgram, instance: WatchedInstance, now: float) -> str:
     """How it is seen that the instance is ready, in words; "" when it is not."""
     if instance.asker.targets:
-        return instance.asker.answer if instance.asker.all_answered else ""
+        return instance.sight.answers.text if instance.asker.all_answered else ""
     if instance.says_ready is not None:
         unseen = program.sockets and not _serves(program, instance, now) and now - instance.says_ready < READY_UNSEEN_S
         return "" if unseen else "READY=1"
     if program.settings.health.heartbeat:
-        return "" if instance.beat is None else "WATCHDOG=1"
+        return "" if instance.sight.beat is None else "WATCHDOG=1"
     return "" if instance.speaks else _serves(program, instance, now)
 
 

@@ -24,18 +24,28 @@ from collections.abc import Callable
 
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import pressure
-from supervisor.mechanism.asking import LATE_S, Asker
 from supervisor.mechanism.listening import Found, Listening, find
 from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, targets
 from supervisor.mechanism.readiness import readiness
 from supervisor.mechanism.sockdiag import SockDiag
 from supervisor.mechanism.vitals import Sampler, Vitals
-from supervisor.mechanism.watched import DENSE_FOR_S, SUSPICIOUS, WatchedInstance, WatchedProgram
-from supervisor.mechanism.workers import OLD_S
-from supervisor.model import Answered, Event, Extended, InstanceId, Kind, Looked, ProgramSettings, Scope, Verdict, WorkerLooked
-from supervisor.policy.diagnosis import LEAK_BYTES_PER_S, diagnose
-from supervisor.policy.samples import Finding, Host, TreeSample, Window, WorkerFinding, follow, moved_between
-from supervisor.policy.threads import HOT_RATIO, LASTING_S
+from supervisor.mechanism.watched import DENSE_FOR_S, WatchedInstance, WatchedProgram
+from supervisor.model import Answered, Event, Extended, InstanceId, Kind, Looked, ProgramSettings, Verdict, WorkerLooked
+from supervisor.policy.answers import LATE_S
+from supervisor.policy.diagnosis import LEAK_BYTES_PER_S
+from supervisor.policy.facts import (
+    Beaten,
+    Blinded,
+    HostSeen,
+    Queued,
+    Readied,
+    SocketsSeen,
+    Stopping,
+)
+from supervisor.policy.owing import owed
+from supervisor.policy.samples import Client, Finding, TreeSample, WorkerFinding, follow
+from supervisor.policy.sight import SEEN_FOR_S, SUSPICIOUS
+from supervisor.policy.threads import HOT_RATIO
 
 QUEUE_S = 0.25  # between two looks at the accept queue: 1 µs for a held socket, and it is where a hang is seen first
 LIGHT_S = 1.0  # between two light samples
@@ -45,7 +55,6 @@ AGES_S = 2.0  # between two looks at connections where there is no probe: an eve
 CALM_AGES_S = 5.0  # the same where a probe tells of silence: 0.1 CPU s an hour to see the worker that is stuck beside others
 OWED_PARTS = 10  # of `worker`, in each of which a worker that owes an answer is looked at: a verdict needs most of that time seen
 OWED_SHARE = 200  # while an answer is owed for long, looks at connections take at most this part of the time
-SEEN_FOR_S = 10.0  # an older look at connections says nothing of now
 DENSE_S = 0.1  # between two looks when something is odd
 LASTING_LOOK_S = 0.25  # between two looks at a suspect after that, and between two posts about it
 LOOK_SHARE = 20  # a look at connections takes at most this part of the time (1/20), however many they are
@@ -56,7 +65,6 @@ START_ASK_S = ((3.0, 0.05), (20.0, 0.1), (math.inf, 0.25))  # until an age, betw
 START_TIMEOUT_S = 10.0  # of a question that waits in a held socket's queue until the program has booted
 AGAIN_S = 0.1  # between two questions when another instance took the last one and this one is in doubt
 LOOK_WAIT_S = 1.0  # a look at one that starts waits so long for its answer
-STOPPING_S = 600.0  # STOPPING=1 excuses silence for as long as policy lets an instance retire
 EXTEND_LIMIT_US = 86_400_000_000  # a day: whoever asks for more time to start asks for ever
 FIND_AT_S = (1.0, 5.0, 30.0)  # ages at which a program's own sockets are looked for, then each FIND_S
 FIND_S = 300.0
@@ -92,11 +100,8 @@ class Watcher:
         self._timer: asyncio.TimerHandle | None = None
         self._planned = math.inf
         self._behind = False
-        self._blind_until = -math.inf
-        self._host: Host | None = None
-        self._host_at = -math.inf
+        self._host: HostSeen | None = None
         self._suspended_s = pressure.suspended_s()
-        self._blind_because = ""
         self._searches: set[asyncio.Task[None]] = set()
         self._looks: dict[InstanceId, asyncio.Handle] = {}
 
@@ -119,9 +124,11 @@ class Watcher:
         program.settings = settings
         for other in program.instances.values():
             other.asker.doubt()
-        program.seen = None  # who owns a connection was not looked for while one was alone
-        asker = Asker(self._targets(program), lambda: self._hear(child_id))
-        instance = program.instances[child_id] = WatchedInstance(child_id, Sampler(pid, start_ticks), asker, now)
+        sampler = Sampler(pid, start_ticks)
+        instance = WatchedInstance(child_id, sampler, self._targets(program), lambda: self._hear(child_id), now)
+        program.instances[child_id] = instance
+        instance.take(program.rules(now))
+        program.unsee("", now)  # who owns a connection was not looked for while one was alone
         instance.next_find = now + FIND_AT_S[0]
         self._plan(program, now)
 
@@ -133,6 +140,7 @@ class Watcher:
         program.settings = settings
         for instance in program.instances.values():
             instance.asker.retarget(self._targets(program))
+        program.take(program.rules(time.monotonic()))
         self._soon(settings.name)
 
     def forget(self, id: InstanceId) -> None:
@@ -148,7 +156,7 @@ class Watcher:
             program.listening.close()
             del self._programs[id.program]
         elif program is not None and instance is not None:
-            program.seen = None  # what it leaves unfinished is no movement of those who stay
+            program.unsee("", time.monotonic())  # what it leaves unfinished is no movement of those who stay
 
     def close(self) -> None:
         """Stop watching everything."""
@@ -199,9 +207,9 @@ class Watcher:
         instance.speaks = True
         instance.said = state.get("STATUS", instance.said)
         if state.get("STOPPING") == "1":
-            instance.stopping = now
+            instance.take(Stopping(now))
         if state.get("WATCHDOG") == "1":
-            instance.beat = now
+            instance.take(Beaten(now))
         if instance.ready is None and (extra := state.get("EXTEND_TIMEOUT_USEC", "")).isdecimal():
             self._post(Extended(id, now - instance.spawned + min(int(extra), EXTEND_LIMIT_US) / 1e6))
         if state.get("READY") == "1":
@@ -222,7 +230,7 @@ class Watcher:
     def verdict(self, id: InstanceId) -> Verdict | None:
         """The newest verdict, None before the first."""
         _, instance = self._named(id)
-        return instance.finding.verdict if instance is not None and instance.finding is not None else None
+        return instance.sight.finding.verdict if instance is not None and instance.sight.finding is not None else None
 
     def said(self, id: InstanceId) -> str:
         """The instance's own STATUS=, "" for none."""
@@ -246,7 +254,7 @@ class Watcher:
         if program is None or instance is None:
             return
         now = time.monotonic()
-        if instance.ready is None or instance.asker.failed is not None or instance.told not in _CALM:
+        if instance.ready is None or instance.sight.answers.failed is not None or instance.told not in _CALM:
             self._plan(program, now)
         elif not program.queued:
             self._arm(program)
@@ -301,11 +309,8 @@ class Watcher:
 
     def _go_blind(self, now: float, because: str) -> None:
         """What happened meanwhile is not known, so nobody's silence may count from before now."""
-        self._blind_until, self._blind_because = now + BLIND_S, because
         for program in self._programs.values():
-            for instance in program.instances.values():
-                instance.move(now)
-                instance.workers.move(now)
+            program.take(Blinded(now, now + BLIND_S, because))
 
     def _next(self, program: WatchedProgram, now: float) -> float:
         """When the program is to be visited again."""
@@ -317,7 +322,7 @@ class Watcher:
                 wants.append(now + (_start_ask_s(now - instance.spawned)))
             elif instance.dense_until > now:
                 wants.append(now + max(self._dense_s(instance, now), LOOK_SHARE * program.look_s))
-            elif instance.workers.owing:
+            elif instance.sight.owing:
                 wants.append(now + _owed_s(program))
             if instance.asker.targets and not instance.asker.asking:
                 wants.append(instance.next_ask)
@@ -374,15 +379,16 @@ class Watcher:
         try:
             queue, _ = program.listening.queue()
         except OSError as problem:
-            program.unseen = f"its accept queue cannot be looked at: {problem}"
+            program.unsee(f"its accept queue cannot be looked at: {problem}", now)
             return
-        program.unseen = ""
         program.queued = program.queued + 1 if queue else 0
-        program.emptied = None if queue else now if program.emptied is None else program.emptied
         if not program.queued:
             self._arm(program)
-        else:
-            for instance in program.instances.values():
+        for instance in program.instances.values():
+            if instance.queued is not bool(queue):
+                instance.queued = bool(queue)
+                instance.take(Queued(now, instance.queued))
+            if queue:
                 instance.next_ask = min(instance.next_ask, now)
         if program.queued >= 2:
             self._be_wary(program, now)
@@ -393,7 +399,7 @@ class Watcher:
         age_s = math.inf if program.seen is None else now - program.seen.at
         if any(instance.dense_until > now for instance in program.instances.values()):
             return age_s >= DENSE_S / 2
-        if any(instance.workers.owing or instance.told is Kind.BUSY for instance in program.instances.values()):
+        if any(instance.sight.owing or instance.told is Kind.BUSY for instance in program.instances.values()):
             return age_s >= max(_owed_s(program), OWED_SHARE * program.look_s) - SLACK_S
         asked = any(instance.asker.targets for instance in program.instances.values())
         calm_s = min(CALM_AGES_S, program.settings.hang.worker_s / 4) if asked else AGES_S
@@ -402,25 +408,19 @@ class Watcher:
     def _look_at_connections(self, program: WatchedProgram, now: float) -> None:
         instances = program.instances.values()
         pids = tuple(pid for instance in instances for pid in instance.sampler.pids)
-        attribute = program.shared or any(instance.workers.owing for instance in instances)
+        attribute = program.shared or any(instance.sight.owing for instance in instances)
         began = time.perf_counter()
         try:
             seen = follow(program.seen, program.listening.look(now, program.seen, pids, attribute=attribute))
         except OSError as problem:
-            program.unseen = f"its connections cannot be looked at: {problem}"
-            program.seen = None
+            program.unsee(f"its connections cannot be looked at: {problem}", now)
             return
         program.look_s = time.perf_counter() - began
-        program.unseen = ""
-        before, program.seen = program.seen, seen
+        program.seen = seen
         if any(client.untaken and now - client.since >= program.settings.hang.suspect_s for client in seen.clients):
             self._be_wary(program, now)
-        if before is None:
-            return
         for instance in instances:
-            instance.workers.follow(before, seen)
-            if moved_between(before, seen, frozenset(instance.sampler.pids) if program.shared else None):
-                instance.move(now)
+            instance.take(SocketsSeen(now, seen, frozenset(instance.sampler.pids) if program.shared else None))
 
     def _be_wary(self, program: WatchedProgram, now: float) -> None:
         for instance in program.instances.values():
@@ -431,7 +431,7 @@ class Watcher:
         dense = instance.dense_until > now or program.queued > 0
         unasked_start = instance.ready is None and not instance.asker.targets
         calm_s = LIGHT_S if program.watched else SLOW_S
-        if instance.workers.owing:
+        if instance.sight.owing:
             calm_s = _owed_s(program)
         every_s = DENSE_S / 2 if dense else QUEUE_S if unasked_start else calm_s
         if now - instance.sampled < every_s - SLACK_S:
@@ -441,30 +441,36 @@ class Watcher:
             self._search(program, instance, now)
         if instance.ready is None:
             instance.sampler.refresh(now)
-        full = dense or instance.hot or self._owes(program, instance) or (unasked_start and bool(program.sockets))
+        owes = self._owed(program, instance, now)
+        full = dense or instance.hot or bool(owes) or (unasked_start and bool(program.sockets))
         sample = instance.sampler.sample(now, full=full)
         if sample is None:
             return False
-        self._see_workers(program, instance, sample, now)
+        instance.take(sample)
+        self._see_workers(program, instance, sample, owes)
         if self._is_odd(instance, sample):
             instance.densely(now)
         return True
 
-    def _owes(self, program: WatchedProgram, instance: WatchedInstance) -> bool:
-        """Whether a process beneath its leader has owed an answer for long."""
-        seen, pids = program.seen, instance.sampler.pids[1:]
-        return seen is not None and any(c.waiting and c.owner in pids and seen.at - c.since >= OLD_S for c in seen.clients)
+    def _owed(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> dict[int, list[Client]]:
+        """What the processes beneath its leader have owed for long."""
+        if program.seen is None or now - program.seen.at > SEEN_FOR_S:
+            return {}
+        return owed(program.seen, instance.sampler.pids[1:])
 
-    def _see_workers(self, program: WatchedProgram, instance: WatchedInstance, sample: TreeSample, now: float) -> None:
+    def _see_workers(
+        self, program: WatchedProgram, instance: WatchedInstance, sample: TreeSample, owes: dict[int, list[Client]]
+    ) -> None:
         """Take up which workers owe an answer; near the instant at which one is proven hung, look densely."""
-        if program.seen is None or now - program.seen.at > SEEN_FOR_S or not self._owes(program, instance):
+        if not owes or program.seen is None:
             instance.workers.forget()
         elif sample.full:
-            instance.workers.see(sample, program.seen, program.listening, program.emptied, instance.moved)
+            instance.take(instance.workers.look(sample, owes, program.seen, program.listening))
         hang = program.settings.hang
         limits = [hang.worker_s] if hang.blocked_s is None else [hang.worker_s, max(hang.worker_s, hang.blocked_s)]
-        if any(abs(now - worker.alive - limit_s) <= NEAR_PROOF_S for worker in instance.workers.seen for limit_s in limits):
-            instance.densely(now, LIGHT_S)
+        quiet_s = [sample.at - worker.alive for worker in instance.sight.owing.seen]
+        if any(abs(each - limit_s) <= NEAR_PROOF_S for each in quiet_s for limit_s in limits):
+            instance.densely(sample.at, LIGHT_S)
 
     def _is_odd(self, instance: WatchedInstance, sample: TreeSample) -> bool:
         """A process that is stopped, or stays in an uninterruptible wait; one that has begun to run all the time; memory that jumps."""
@@ -490,6 +496,7 @@ class Watcher:
         except (OSError, LaneError):
             found = Found()
         program.listening.add(found)
+        program.take(program.rules(time.monotonic()))
 
     # --- questions --------------------------------------------------------------------------------------------------------------
 
@@ -503,9 +510,7 @@ class Watcher:
 
     def _question(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> None:
         asker, health = instance.asker, program.settings.health
-        if asker.moved is not None:
-            instance.move(asker.moved)
-        late = self._missing(program, instance, now)
+        late = instance.sight.missing(now)
         if instance.ready is not None and late is not None and now - late >= LATE_S:
             instance.densely(now)
             self._has_room(instance, now)  # known by the time it is suspect
@@ -515,7 +520,7 @@ class Watcher:
         if starting:
             instance.next_ask = now + _start_ask_s(now - instance.spawned)
         else:
-            in_doubt = asker.passed > 0 and (instance.dense_until > now or bool(instance.workers.stuck))
+            in_doubt = instance.sight.answers.passed > 0 and (instance.dense_until > now or bool(instance.sight.owing.stuck))
             instance.next_ask = now + (AGAIN_S if in_doubt else health.every_s)
         timeout_s = max(health.timeout_s, START_TIMEOUT_S) if starting and program.sockets else health.timeout_s
         self._disarm(program)
@@ -527,7 +532,7 @@ class Watcher:
         A tcp question to one that is alone is answered by being accepted, which a held socket alone does not tell.
         """
         ours = _port_of(target) in program.listening.ports or _path_of(target) in program.listening.paths
-        if not ours or not (program.shared or instance.workers.stuck or isinstance(target, TcpTarget)):
+        if not ours or not (program.shared or instance.sight.owing.stuck or isinstance(target, TcpTarget)):
             return None
         strange = 0
 
@@ -537,7 +542,7 @@ class Watcher:
             if owner == 0:
                 return None
             if owner is not None:
-                return owner not in instance.workers.stuck  # a stuck worker's silence is its own: a sibling is asked instead
+                return owner not in instance.sight.owing.stuck  # a stuck worker's silence is its own: a sibling is asked instead
             others = tuple(pid for other in program.instances.values() for pid in other.sampler.refresh(time.monotonic()))
             owner = program.listening.accepted_by(local, peer, others)
             if owner:
@@ -552,13 +557,9 @@ class Watcher:
     def _answered(self, instance: WatchedInstance, now: float, how: str) -> None:
         if instance.ready is not None:
             return
-        instance.ready = now
+        instance.take(Readied(now))
         instance.next_find = now
         instance.sampled = -math.inf
-        instance.asker.settle()
-        instance.move(now)
-        if instance.beat is None:
-            instance.beat = now
         if (look := self._looks.pop(instance.id, None)) is not None:
             look.cancel()
         self._post(Answered(instance.id, how))
@@ -567,7 +568,7 @@ class Watcher:
 
     def _wants_verdict(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> bool:
         """Whether a verdict could be another than the last one; what could make it so is odd, and looked at densely."""
-        calm = instance.told is Kind.HEALTHY and instance.dense_until <= now and not instance.hot and not instance.workers.owing
+        calm = instance.told is Kind.HEALTHY and instance.dense_until <= now and not instance.hot and not instance.sight.owing
         return not calm or program.settings.health.heartbeat or now - instance.judged >= CALM_JUDGE_S
 
     def _judge(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> None:
@@ -596,46 +597,9 @@ class Watcher:
             self._post(WorkerLooked(instance.id, worker.pid, ticks, now, worker.since, worker.verdict))
 
     def _diagnose(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> Finding:
-        asker, hang, health = instance.asker, program.settings.hang, program.settings.health
-        ill, answer = asker.ill, asker.answer
-        if health.heartbeat and instance.beat is not None:
-            if not asker.targets:
-                instance.move(instance.beat)
-            elif now > instance.beat + health.every_s + hang.suspect_s:
-                ill, answer = True, f"no heartbeat for {now - instance.beat:.1f} s, but it answers"
-        window = Window(
-            now=now,
-            hang=hang,
-            spawned=instance.spawned,
-            moved=instance.moved,
-            ready=instance.ready,
-            watched=program.watched,
-            asked=self._missing(program, instance, now),
-            passed=asker.passed,
-            doubted=instance.doubted,
-            shared=program.shared,
-            answer=answer,
-            ill=ill,
-            stopping=instance.stopping is not None and now - instance.stopping < STOPPING_S,
-            trees=instance.sampler.since(now - LASTING_S),
-            sockets=program.seen if program.seen is not None and now - program.seen.at <= SEEN_FOR_S else None,
-            blind=program.unseen,
-            host=self._look_at_host(now, instance),
-            workers=instance.workers.seen,
-        )
         instance.judged = now
-        if now < self._blind_until:
-            instance.finding = Finding(Verdict(Kind.UNKNOWN, self._blind_because, now, Scope.HOST), None)
-        else:
-            instance.finding = diagnose(window)
-        return instance.finding
-
-    def _missing(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> float | None:
-        """Since when an answer is overdue or missing; a heartbeat where nothing is asked."""
-        due = math.inf if instance.beat is None else instance.beat + program.settings.health.every_s
-        if program.settings.health.heartbeat and not instance.asker.targets and now > due:
-            return due
-        return instance.asker.missing()
+        self._look_at_host(now, instance)
+        return instance.sight.judge(now)
 
     def _fresh(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> Finding:
         """Look at everything now, and judge."""
@@ -643,9 +607,8 @@ class Watcher:
         if program.listening.known:
             self._look_at_connections(program, now)
         instance.sampled = now
-        instance.sampler.sample(now, full=True)
-        if instance.asker.moved is not None:
-            instance.move(instance.asker.moved)
+        if (sample := instance.sampler.sample(now, full=True)) is not None:
+            instance.take(sample)
         return self._diagnose(program, instance, now)
 
     def _tell_look(self, id: InstanceId) -> None:
@@ -660,13 +623,12 @@ class Watcher:
         room = finding.verdict.kind not in SUSPICIOUS or self._has_room(instance, now)
         self._post(Looked(instance.id, now, finding.since, finding.verdict, room))
 
-    def _look_at_host(self, now: float, instance: WatchedInstance) -> Host | None:
+    def _look_at_host(self, now: float, instance: WatchedInstance) -> None:
         """Only when something is odd: whoever answers needs no excuse."""
-        if instance.dense_until > now or instance.workers.owing or instance.told not in _CALM:
-            if self._host is None or now - self._host_at >= HOST_S:
-                self._host, self._host_at = pressure.host(), now
-            return self._host
-        return None
+        if instance.dense_until > now or instance.sight.owing or instance.told not in _CALM:
+            if self._host is None or now - self._host.at >= HOST_S:
+                self._host = HostSeen(now, pressure.host())
+            instance.take(self._host)
 
     # --- room for one more ------------------------------------------------------------------------------------------------------
 

@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from supervisor.mechanism.asking import Asker
 from supervisor.mechanism.listening import Listening
+from supervisor.mechanism.probes import Target
 from supervisor.mechanism.vitals import Sampler
 from supervisor.mechanism.workers import Workers
 from supervisor.model import InstanceId, Kind, ProgramSettings, Scope, Verdict
-from supervisor.policy.samples import Finding, SocketSample
+from supervisor.policy.facts import Fact, Ruled, Unseen
+from supervisor.policy.samples import SocketSample
+from supervisor.policy.sight import Sight
 
-SUSPICIOUS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED, Kind.STARVED, Kind.UNINTERRUPTIBLE})
 DENSE_FOR_S = 15.0  # something odd is looked at closely for so long; then it is decided, or lasting: 60 CPU s per hour at that rate
 
 
 class WatchedInstance:
     """What is known of one instance."""
 
-    def __init__(self, id: InstanceId, sampler: Sampler, asker: Asker, now: float) -> None:
+    def __init__(
+        self, id: InstanceId, sampler: Sampler, targets: tuple[Target, ...], heard: Callable[[], None], now: float
+    ) -> None:
+        """heard: called on the loop when a question has come to its end."""
         self.id = id
         self.sampler = sampler
-        self.asker = asker
+        self.sight = Sight(now)
+        self.tape: Callable[[Fact], None] | None = None  # whoever records what is seen
+        self.asker = Asker(targets, self.take, heard)
         self.workers = Workers()
-        self.spawned = now
-        self.ready: float | None = None
-        self.moved = now
-        self.beat: float | None = None
         self.speaks = False  # it has sent something to its NOTIFY_SOCKET
         self.says_ready: float | None = None
         self.said = ""
-        self.stopping: float | None = None
         self.dense_since: float | None = None
         self.dense_until = -math.inf
         self.sampled = -math.inf
         self.next_ask = now
         self.next_find = now
-        self.finding: Finding | None = None
         self.judged = -math.inf
         self.told: Kind | None = None
         self.told_scope = Scope.INSTANCE
@@ -45,19 +47,21 @@ class WatchedInstance:
         self.room = True  # the host has the memory for another instance like it
         self.room_at = -math.inf
         self.waits: frozenset[int] = frozenset()  # processes in state D at the last sample
+        self.queued: bool | None = None  # whether somebody waits to be accepted, as it was last told
 
     @property
-    def doubted(self) -> float | None:
-        """Since when it was found silent, if it was and has not moved since."""
-        if self.finding is None or self.finding.verdict.kind not in SUSPICIOUS:
-            return None
-        since = self.finding.since
-        return since if since is not None and self.moved <= since else None
+    def spawned(self) -> float:
+        return self.sight.spawned
 
-    def move(self, at: float) -> None:
-        if at > self.moved:
-            self.moved = at
-            self.asker.absolve(at)
+    @property
+    def ready(self) -> float | None:
+        return self.sight.ready
+
+    def take(self, fact: Fact) -> None:
+        """One more thing is known of it."""
+        self.sight.take(fact)
+        if self.tape is not None:
+            self.tape(fact)
 
     def note(self, verdict: Verdict, now: float) -> None:
         """This verdict was told."""
@@ -79,12 +83,26 @@ class WatchedProgram:
         self.sockets = sockets
         self.instances: dict[InstanceId, WatchedInstance] = {}
         self.queued = 0  # looks in a row at which the queue was not empty
-        self.emptied: float | None = None  # since when each look found it empty; None: the last one did not
         self.seen: SocketSample | None = None
-        self.unseen = ""  # why its connections cannot be looked at
         self.look_s = 0.0  # what the last look at connections took
         self.due = math.inf
         self.armed = False  # the loop tells when somebody waits at a held socket: its queue need not be looked at
+
+    def take(self, fact: Fact) -> None:
+        """One more thing is known of each of its instances."""
+        for instance in self.instances.values():
+            instance.take(fact)
+
+    def unsee(self, because: str, now: float) -> None:
+        """Its connections are not known any more; because: why they cannot be looked at, "" when they will be."""
+        self.seen = None
+        self.take(Unseen(now, because))
+
+    def rules(self, now: float) -> Ruled:
+        """By what its instances are judged."""
+        health = self.settings.health
+        asked = bool(health.http or health.tcp or health.command)
+        return Ruled(now, self.settings.hang, health.every_s, health.heartbeat, asked, self.watched)
 
     @property
     def shared(self) -> bool:
