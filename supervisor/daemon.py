@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
@@ -53,6 +53,7 @@ from supervisor.model import (
     Preflighted,
     Program,
     Promote,
+    RecordRelease,
     Remember,
     RunPreflight,
     Settings,
@@ -63,6 +64,8 @@ from supervisor.model import (
     Spawned,
     SpawnFailed,
     State,
+    Switch,
+    Switched,
     TakeEvidence,
     Tell,
     Wanted,
@@ -81,7 +84,7 @@ AHEAD_S = 1.0  # after an instance became ready: while many start at once, nothi
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
 DEFECTS_KEPT = 20  # files about our own mistakes
 EXIT_CONFIG = 78
-LANES = ("preflight", "reap", "watch", "evidence", "read", "discard")
+LANES = ("preflight", "reap", "watch", "evidence", "read", "discard", "switch")
 
 
 class StartError(Exception):
@@ -156,7 +159,13 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._log.banner(self._banner())
         numbers, wishes = await self._end_leftovers()
-        self._fleet = Fleet(incidents=self._journal.last_incident(), numbers=numbers, causes=self._journal.causes(), wishes=wishes)
+        self._fleet = Fleet(
+            incidents=self._journal.last_incident(),
+            numbers=numbers,
+            causes=self._journal.causes(),
+            releases=self._journal.releases(),
+            wishes=wishes,
+        )
         places = await release.resolve_each([program.launch for program in self._settings.programs], self._warn)
         applied = _candidates(self._settings, places)
         await self._server.serve()
@@ -381,7 +390,7 @@ class Daemon:
     def _perform(self, effect: Effect) -> None:
         """Do one effect, or have it done: each answers with at most one event."""
         match effect:
-            case Note() | Tell() | Remember():
+            case Note() | Tell() | Remember() | RecordRelease():
                 pass  # words: told, and taken by the journal, when all is done
             case Spawn():
                 self._starter.spawn(effect, self._fleet.programs[effect.id.program].settings.output.to)
@@ -403,6 +412,8 @@ class Daemon:
                 self._job(self._witness.suspect(*self._find(effect.id)))
             case RunPreflight():
                 self._job(self._preflight(effect))
+            case Switch():
+                self._job(self._switch(effect))
             case Forget():
                 self._starter.release(effect.program)
                 self._handover.drop(effect.program)
@@ -474,6 +485,14 @@ class Daemon:
             preflight.close()
         self.post(Preflighted(effect.program, effect.build.number, problem))
 
+    async def _switch(self, effect: Switch) -> None:
+        call = (release.switch, effect.link, effect.directory)
+        try:
+            problem = await self._lanes["switch"].run(*call, deadline_s=release.SWITCH_S)
+        except LaneError as stuck:
+            problem = f"{effect.link} does not answer (a dead mount?): {stuck}"
+        self.post(Switched(effect.program, effect.directory, problem))
+
     # --- what mechanisms say --------------------------------------------------------------------------------------------------
 
     def _hear_notify(self) -> None:
@@ -538,6 +557,9 @@ class Daemon:
     async def read(self, path: str | None) -> Reading:
         return await self._lanes["read"].run(_read, path or self._settings.path, self._environ, deadline_s=READ_S)
 
+    def find(self, path: str) -> Awaitable[str]:
+        return self._lanes["switch"].run(release.find, path, deadline_s=release.SWITCH_S)
+
     def take_up(self, reading: Reading) -> None:
         fixed = self._settings.daemon
         if reading.settings.daemon != fixed:
@@ -558,7 +580,7 @@ class Daemon:
         return lambda: self._subscribers.remove(callback)
 
 
-def _candidates(settings: Settings, places: list[tuple[str, str]]) -> Applied:
+def _candidates(settings: Settings, places: list[release.Place]) -> Applied:
     """The programs of a configuration, each with the release and the directory that the disk names now."""
     programs = zip(settings.programs, places, strict=True)
     return Applied(tuple(Candidate(program, *place) for program, place in programs), settings.escalation)

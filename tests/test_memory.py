@@ -116,10 +116,11 @@ def test_twice_within_a_day_and_come_with_this_release_goes_back_to_the_previous
     host = Host(program())
     host.start(1)
     newer = candidates(program(command="newer"))
-    host.take(type(newer)(tuple(type(c)(c.settings, "r2", c.directory) for c in newer.programs), ()), at=100.0)
+    host.take(type(newer)(tuple(type(c)(c.settings, "r2", "/srv/r2") for c in newer.programs), ()), at=100.0)
     host.start(2)
     host.take(Exited(InstanceId("store", 1), 0))
-    assert host.of().good is not None
+    host.wait_until(900.0)
+    assert host.of().good == host.of().build
     assert host.of().build.release == "r2"
     for number, at in ((2, 1000.0), (3, 3000.0)):
         hang(host, number, at)

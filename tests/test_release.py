@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.lanes import STUCK_LIMIT
 from supervisor.mechanism import release
-from supervisor.mechanism.release import resolve
+from supervisor.mechanism.release import Place, resolve, switch
 from supervisor.model import LaunchSettings
 
 DEADLINE_S = 15.0
@@ -20,7 +20,8 @@ TWO = "9b7e6d5" + "1" * 33
 
 
 def found(directory: Path) -> tuple[str, str]:
-    return resolve(LaunchSettings(command=("true",), directory=str(directory)))
+    release, place, _ = resolve(LaunchSettings(command=("true",), directory=str(directory)))
+    return release, place
 
 
 def checkout(folder: Path, head: str) -> Path:
@@ -33,7 +34,11 @@ def test_release_of_a_symlink_is_its_targets_name(tmp_path: Path) -> None:
     (tmp_path / "releases" / "42").mkdir(parents=True)
     (tmp_path / "current").symlink_to("releases/42")
     assert found(tmp_path / "current") == ("42", str(tmp_path / "releases" / "42"))
-    assert resolve(LaunchSettings(command=("true",), directory=f"{tmp_path}/current/"))[0] == "42"
+    assert resolve(LaunchSettings(command=("true",), directory=f"{tmp_path}/current/")) == (
+        "42",
+        str(tmp_path / "releases" / "42"),
+        True,
+    )
 
 
 def test_release_of_a_plain_directory_has_no_name(tmp_path: Path) -> None:
@@ -105,7 +110,7 @@ def test_dead_mounts_keep_no_other_program_from_its_release(tmp_path: Path, monk
     (tmp_path / "current").symlink_to("42")
     mended, warnings = threading.Event(), list[str]()
 
-    def on_a_mount(launch: LaunchSettings) -> tuple[str, str]:
+    def on_a_mount(launch: LaunchSettings) -> Place:
         if launch.directory == "/dead":
             mended.wait(DEADLINE_S)
         return resolve(launch)
@@ -119,8 +124,92 @@ def test_dead_mounts_keep_no_other_program_from_its_release(tmp_path: Path, monk
         places = asyncio.run(release.resolve_each(launches, warnings.append))
     finally:
         mended.set()
-    assert places == [("", "/dead")] * (STUCK_LIMIT + 2) + [("42", str(tmp_path / "42"))]
+    assert places == [("", "/dead", False)] * (STUCK_LIMIT + 2) + [("42", str(tmp_path / "42"), True)]
     assert warnings[0].startswith("/dead does not answer")
     for thread in set(threading.enumerate()) - before:
         thread.join(DEADLINE_S)
         assert not thread.is_alive()
+
+
+# --- switching the link ---------------------------------------------------------------------------------------------------------
+
+
+def shop(folder: Path, target: str = "releases/1") -> Path:
+    """A link `current` that names the first of two releases."""
+    for name in ("1", "2"):
+        (folder / "releases" / name).mkdir(parents=True)
+    link = folder / "current"
+    link.symlink_to(target)
+    return link
+
+
+def test_switch_keeps_a_relative_link_relative(tmp_path: Path) -> None:
+    link = shop(tmp_path)
+    assert switch(f"{link}/", str(tmp_path / "releases" / "2")) == ""
+    assert os.readlink(link) == "releases/2"
+    assert sorted(os.listdir(tmp_path)) == ["current", "releases"]
+
+
+def test_switch_keeps_an_absolute_link_absolute(tmp_path: Path) -> None:
+    link = shop(tmp_path, f"{tmp_path}/releases/1")
+    assert switch(str(link), str(tmp_path / "releases" / "2")) == ""
+    assert os.readlink(link) == f"{tmp_path}/releases/2"
+
+
+def test_switch_goes_on_where_one_died_in_between(tmp_path: Path) -> None:
+    link = shop(tmp_path)
+    (tmp_path / ".current.reviver").symlink_to("releases/0")
+    assert switch(str(link), str(tmp_path / "releases" / "2")) == ""
+    assert os.readlink(link) == "releases/2"
+    assert sorted(os.listdir(tmp_path)) == ["current", "releases"]
+
+
+def test_link_names_a_release_at_each_instant_while_it_is_switched(tmp_path: Path) -> None:
+    """Somebody who follows it all the time never meets nothing."""
+    link, over, missing, followed = shop(tmp_path), threading.Event(), list[str](), 0
+
+    def follow() -> None:
+        nonlocal followed
+        while not over.is_set():
+            followed += 1
+            try:
+                os.stat(f"{link}/.")
+            except OSError as problem:
+                missing.append(str(problem))
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    for number in range(100):
+        assert switch(str(link), str(tmp_path / "releases" / str(number % 2 + 1))) == ""
+    over.set()
+    thread.join(DEADLINE_S)
+    assert followed > 0
+    assert missing == []
+
+
+@pytest.mark.parametrize("change", ["gone", "a directory", "no link", "no target"])
+def test_switch_that_cannot_be_is_one_sentence_and_changes_nothing(tmp_path: Path, change: str) -> None:
+    link, target = shop(tmp_path), tmp_path / "releases" / "2"
+    match change:
+        case "gone" | "a directory":
+            link.unlink()
+            if change == "a directory":
+                link.mkdir()
+        case "no link":
+            link = tmp_path / "nowhere" / "current"
+        case _:
+            target = tmp_path / "releases" / "3"
+    before = sorted(os.listdir(tmp_path))
+    problem = switch(str(link), str(target))
+    assert problem
+    assert "\n" not in problem
+    assert "Errno" not in problem
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_switch_on_a_disk_that_takes_nothing_changes_nothing(tmp_path: Path) -> None:
+    """A file system that is mounted read-only answers so; one that is full answers in the same place."""
+    link = Path("/proc/self/cwd")  # a symlink in a folder where nobody may make another
+    problem = switch(str(link), str(tmp_path))
+    assert problem.startswith("cannot write in /proc/self: ")
+    assert os.path.realpath(link) == os.getcwd()

@@ -277,6 +277,261 @@ STORIES = {
         160.3 tell over
         """,
     ),
+    "a deploy: preflight, the link, one after the other, probation": (
+        "store x2+1 linked preflight=check",
+        """
+        100 deploy store r2
+        800 deploy store r3
+        """,
+        """
+        0.0 preflight r1
+        0.3 start 1, start 2
+        100.0 preflight r2
+        100.3 link r2
+        100.3 start 3 r2
+        100.8 stop 1
+        100.9 start 4 r2
+        101.4 stop 2
+        800.0 preflight r3
+        800.3 link r3
+        800.3 start 5 r3
+        800.8 stop 3
+        800.9 start 6 r3
+        801.4 stop 4
+        """,
+    ),
+    "a deploy that does not compile never becomes the link's target": (
+        "store x1+1 linked preflight=check",
+        "100 deploy store r2; r2: preflight fails",
+        """
+        0.0 preflight r1
+        0.3 start 1
+        100.0 preflight r2
+        100.3 tell rollback
+        160.3 tell over
+        """,
+    ),
+    "a deploy that does not boot: the link goes back": (
+        "store x1+1 linked",
+        "100 deploy store r2; r2: crashes",
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.1 link r1, tell crash, tell rollback
+        160.1 tell over
+        """,
+    ),
+    "a deploy that crashes twice within its probation goes back": (
+        "store x1+1 linked",
+        """
+        100 deploy store r2
+        200 2 crashes
+        300 3 crashes
+        """,
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.5 stop 1
+        200.0 start 3 r2, tell crash
+        260.5 tell over
+        300.0 link r1, start 4, tell crash, tell rollback
+        360.5 tell over
+        """,
+    ),
+    "a deploy that loops within its probation: relieved by the last good release, and back to it": (
+        "store x1+1 linked",
+        """
+        100 deploy store r2
+        400 2 hangs
+        """,
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.5 stop 1
+        401.0 start 3
+        401.2 tell hang
+        401.5 stop 2
+        430.0 kill 2
+        430.0 link r1, tell rollback, knows apply x1
+        490.0 tell over
+        """,
+    ),
+    "after the probation a crash is a crash": (
+        "store x1+1 linked probation=50",
+        """
+        100 deploy store r2
+        200 2 crashes
+        300 3 crashes
+        """,
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.5 stop 1
+        200.0 start 3 r2, tell crash
+        260.5 tell over
+        300.0 start 4 r2, tell crash
+        360.5 tell over
+        """,
+    ),
+    "an apply for another reason does not try a failed release again": (
+        "store x1+1 linked",
+        """
+        100 deploy store r2; r2: crashes
+        200 apply store x1+1 linked grace=3
+        """,
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.1 link r1, tell crash, tell rollback
+        160.1 tell over
+        """,
+    ),
+    "an apply in the midst of a deploy does not undo it": (
+        "store x1+1 linked preflight=check",
+        """
+        100 deploy store r2
+        100.1 apply store x1+1 linked preflight=check grace=3
+        """,
+        """
+        0.0 preflight r1
+        0.3 start 1
+        100.0 preflight r2
+        100.3 link r2
+        100.3 start 2 r2
+        100.8 stop 1
+        """,
+    ),
+    "a link that somebody switched by hand is a deploy; it goes back when that fails": (
+        "store x1+1 linked",
+        """
+        100 by-hand store r2; r2: crashes
+        """,
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.1 link r1, tell crash, tell rollback
+        160.1 tell over
+        """,
+    ),
+    "a rollback by hand of a release on trial, and of one that was trusted": (
+        "store x1+1 linked probation=50",
+        """
+        100 deploy store r2
+        120 rollback store r1
+        200 deploy store r2
+        300 rollback store r1
+        """,
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.5 stop 1
+        120.0 link r1, start 3
+        120.5 stop 2
+        200.0 link r2
+        200.0 start 4 r2
+        200.5 stop 3
+        300.0 link r1
+        300.0 start 5
+        300.5 stop 4
+        """,
+    ),
+    "rollback = false: said, and held for people": (
+        "store x1+1 linked rollback=no",
+        """
+        100 deploy store r2; r2: crashes
+        110 rollback store r1
+        """,
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.1 tell crash, tell release
+        100.7 start 3 r2
+        102.0 start 4 r2
+        104.2 start 5 r2
+        108.5 start 6 r2
+        110.0 link r1
+        160.1 tell over
+        """,
+    ),
+    "a directory changed in place has nothing to go back to": (
+        "store x1+1 in-place",
+        "100 apply store r2 x1+1 in-place; r2: crashes",
+        """
+        0.0 start 1
+        100.0 start 2 r2
+        100.1 tell crash, tell release
+        100.7 start 3 r2
+        102.0 start 4 r2
+        104.2 start 5 r2
+        108.5 start 6 r2
+        117.6 start 7 r2
+        117.8 tell crash-loop
+        152.8 start 8 r2
+        184.7 start 9 r2
+        216.3 start 10 r2
+        251.6 start 11 r2
+        285.3 start 12 r2
+        """,
+    ),
+    "a deploy of a stopped program switches the link and starts nothing": (
+        "store x1+1 linked preflight=check",
+        """
+        50 stop store
+        100 deploy store r2
+        200 start store
+        """,
+        """
+        0.0 preflight r1
+        0.3 start 1
+        50.0 stop 1
+        100.0 preflight r2
+        100.3 link r2
+        200.0 start 2 r2
+        """,
+    ),
+    "a link that cannot be switched: nothing is changed": (
+        "store x1+0 linked",
+        """
+        90 disk full
+        100 deploy store r2
+        """,
+        """
+        0.0 start 1
+        100.0 link r2 fails
+        100.0 tell rollback
+        160.0 tell over
+        """,
+    ),
+    "a link that cannot be switched back: the good one serves all the same": (
+        "store x1+1 linked",
+        """
+        100 deploy store r2
+        190 disk full
+        200 2 crashes
+        210 3 crashes
+        225 disk free
+        """,
+        """
+        0.0 start 1
+        100.0 link r2
+        100.0 start 2 r2
+        100.5 stop 1
+        200.0 start 3 r2, tell crash
+        210.0 link r1 fails, start 4, tell rollback
+        210.0 tell link
+        220.0 link r1 fails
+        230.0 link r1
+        270.5 tell over
+        """,
+    ),
     "a program that is not in the configuration any more goes": (
         "store x1+1; mail x1+1",
         "100 apply store x1+1",
@@ -635,7 +890,7 @@ STORIES = {
     "a loop that came with this release, twice: back to the previous one": (
         "store x1+1",
         """
-        50 apply store r2 x1+1
+        50 apply store r2 x1+1 probation=40
         100 2 hangs
         400 3 hangs
         """,

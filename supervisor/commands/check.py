@@ -55,7 +55,7 @@ def _read(explicit: str | None) -> tuple[str, Settings | None, tuple[config.Conf
 
 
 def _program(settings: ProgramSettings) -> dict[str, Any]:
-    release, directory = resolve(settings.launch)
+    release, directory, _ = resolve(settings.launch)
     problem = ""
     if settings.launch.preflight:
         build = Build(1, release, settings.launch, directory)

@@ -30,7 +30,7 @@ from supervisor.mechanism.evidence import LAST_TAKERS, TAKERS, Collected, collec
 from supervisor.mechanism.listening import Listening, find
 from supervisor.mechanism.probes import Address, CommandTarget, Target, Whose, ask, targets
 from supervisor.mechanism.redaction import HIDDEN, hide
-from supervisor.mechanism.release import resolve
+from supervisor.mechanism.release import Place, resolve
 from supervisor.mechanism.sockdiag import Listener, Owners, SockDiag
 from supervisor.mechanism.vitals import Sampler
 from supervisor.model import HealthSettings, LaunchSettings, ProgramSettings
@@ -265,7 +265,7 @@ async def look(pid: int, http: str, inspect: bool) -> Look:
         _refuse(f"process {pid} ({who.name}) ended while it was looked at")
     code = Code((who.directory,) if who.directory else (), packages(who.words))
     there = LaunchSettings(command=who.words, directory=who.directory)
-    release = (await _or(("", ""), lane, until, resolve, there))[0] if who.directory else ""
+    release = (await _or(Place("", ""), lane, until, resolve, there)).release if who.directory else ""
     named = cause(found.threads, code, release)
     newest = sampler.newest
     return Look(

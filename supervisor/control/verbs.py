@@ -216,7 +216,7 @@ class Verbs:
     def _apply_goals(self, reading: Reading, actions: dict[str, str]) -> list[Goal]:
         fleet, asked = self._backend.fleet(), time.monotonic()
         taken: list[Goal] = [
-            Taken(fleet.programs.get(candidate.settings.name) or create(candidate, 0), candidate, fleet, asked)
+            Taken(fleet.programs.get(candidate.settings.name) or create(candidate, asked), candidate, fleet, asked)
             for candidate in reading.applied.programs
             if actions[candidate.settings.name] in ("start", "restart")
         ]

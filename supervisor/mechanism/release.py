@@ -1,4 +1,4 @@
-"""Which release stands in a directory: read from the file system alone, with nothing run.
+"""Which release stands in a directory: read from the file system alone, with nothing run; and the symlink that names one, switched.
 
 A symlink names the release by what it points to (`current -> releases/4f2a91c`); else a git checkout by its revision. Blocks: for a
 lane. The directory may belong to the program's user: nothing in it is waited for (a fifo) or read without a limit (a device).
@@ -6,15 +6,19 @@ lane. The directory may belong to the program's user: nothing in it is waited fo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from supervisor import host
 from supervisor.lanes import Lane, LaneError
 from supervisor.model import LaunchSettings
 
+SWITCH_S = 5.0  # a symlink, a rename and an fsync: longer is a dead mount, or a disk that does not come back
 RESOLVE_S = 1.0  # for one directory: tens of microseconds where its disk answers
 SHORT = 7  # digits of a revision, as git itself shortens it
 _REVISION = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # SHA-1 or SHA-256
@@ -22,21 +26,75 @@ _LINE_LIMIT_BYTES = 4096  # HEAD, a ref, a .git file: one line
 _REFS_LIMIT_BYTES = 16 * 1024 * 1024  # packed-refs of some 200,000 branches and tags
 
 
-def resolve(launch: LaunchSettings) -> tuple[str, str]:
-    """(release, directory): "" where nothing names a release; the directory free of symlinks.
+class Place(NamedTuple):
+    """What the disk says of a directory: its release ("" where nothing names one), itself free of symlinks, and whether it is one."""
 
-    A directory that does not exist is returned as it was written: the launch says so.
-    """
+    release: str
+    directory: str
+    linked: bool = False
+
+
+def resolve(launch: LaunchSettings) -> Place:
+    """A directory that does not exist is returned as it was written: the launch says so."""
     try:
         directory = os.path.realpath(launch.directory, strict=True)
     except OSError:
-        return "", launch.directory
+        return Place("", launch.directory)
     if os.path.islink(launch.directory.rstrip("/")):
-        return os.path.basename(directory), directory
-    return _revision(Path(directory))[:SHORT], directory
+        return Place(os.path.basename(directory), directory, linked=True)
+    return Place(_revision(Path(directory))[:SHORT], directory)
 
 
-async def resolve_each(launches: Iterable[LaunchSettings], report: Callable[[str], None]) -> list[tuple[str, str]]:
+def find(path: str) -> str:
+    """The directory at `path`, free of symlinks. Raises OSError where there is none."""
+    directory = os.path.realpath(path, strict=True)
+    os.close(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    return directory
+
+
+def switch(link: str, directory: str) -> str:
+    """Let the symlink name this directory: another one is made beside it and renamed over it, so that it names one at each instant.
+
+    A relative link stays relative, and its owner's. Returns "", or the sentence that says why nothing was changed.
+    """
+    folder, name = os.path.split(link.rstrip("/"))
+    try:
+        find(directory)
+        where = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as problem:
+        return f"{problem.filename}: {(problem.strerror or '').lower()}"
+    try:
+        return _switch(where, name, os.path.realpath(folder), directory)
+    except OSError as problem:
+        return f"cannot write in {folder}: {(problem.strerror or '').lower()}"
+    finally:
+        os.close(where)
+
+
+def _switch(where: int, name: str, folder: str, directory: str) -> str:
+    known = os.stat(name, dir_fd=where, follow_symlinks=False)
+    if not stat.S_ISLNK(known.st_mode):
+        return f"{folder}/{name} is no symlink any more"
+    before = os.readlink(name, dir_fd=where)
+    target = directory if os.path.isabs(before) else os.path.relpath(directory, folder)
+    if before == target:
+        return ""
+    new = f".{name}.reviver"  # one that was left by a death in between is replaced
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=where)
+    os.symlink(target, new, dir_fd=where)
+    try:
+        with contextlib.suppress(PermissionError):  # only root gives away what is its own
+            os.chown(new, known.st_uid, known.st_gid, dir_fd=where, follow_symlinks=False)
+        os.rename(new, name, src_dir_fd=where, dst_dir_fd=where)
+    except OSError:
+        os.unlink(new, dir_fd=where)
+        raise
+    os.fsync(where)  # a reboot finds it so
+    return ""
+
+
+async def resolve_each(launches: Iterable[LaunchSettings], report: Callable[[str], None]) -> list[Place]:
     """`resolve` for all of them; one whose directory does not answer (a dead mount) stays as written, and holds no other up for long."""
     found, lane = [], Lane("release")
     for launch in launches:
@@ -44,7 +102,7 @@ async def resolve_each(launches: Iterable[LaunchSettings], report: Callable[[str
             found.append(await lane.run(resolve, launch, deadline_s=RESOLVE_S))
         except LaneError:
             report(f"{launch.directory} does not answer (a dead mount?): what starts there has no release's name")
-            found.append(("", launch.directory))
+            found.append(Place("", launch.directory))
             lane.close()
             lane = Lane("release")  # a lane gives up only so many threads
     lane.close()

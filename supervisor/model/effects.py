@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisor.model.settings import Severity
-from supervisor.model.states import Build, InstanceId, Known, Note
+from supervisor.model.states import Build, InstanceId, Known, Note, Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,23 @@ class Remember:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """Let the symlink `link` name this directory, without a moment in which it names nothing; answered by Switched."""
+
+    program: str
+    link: str
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRelease:
+    """Keep this line of the program's releases: a new one, or what became of one that is kept already."""
+
+    program: str
+    release: Release
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Look at the instance now; answered by Looked."""
 
@@ -131,6 +148,8 @@ Effect = (
     | KillWorker
     | Demote
     | Promote
+    | Switch
+    | RecordRelease
     | Look
     | TakeEvidence
     | Remember

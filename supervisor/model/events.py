@@ -107,6 +107,26 @@ class Preflighted:
 
 
 @dataclass(frozen=True, slots=True)
+class DeployAsked:
+    """An operator wants this release to run. `back`: because the one under way is no good."""
+
+    program: str
+    release: str
+    directory: str  # resolved
+    by: str  # "uid 1000"
+    back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """The program's symlink names this directory; or it names what it named before, for this problem (one sentence)."""
+
+    program: str
+    directory: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StartAsked:
     program: str
 
@@ -135,6 +155,7 @@ class Candidate:
     settings: ProgramSettings
     release: str
     directory: str  # resolved
+    linked: bool = False  # the directory that the settings name is a symlink
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +187,8 @@ Event = (
     | Spared
     | EvidenceTaken
     | Preflighted
+    | DeployAsked
+    | Switched
     | StartAsked
     | StopAsked
     | RestartAsked

@@ -165,6 +165,7 @@ class Instance:
     look_asked: float | None = None
     suspected: float | None = None  # when it became suspect last
     evidence: str | None = None  # what was taken of it, in one line; None: nothing yet
+    evidence_asked: bool = False
     cause: str = ""  # the key of the cause that the evidence named
     where: str = ""  # its place, for people
     peer: str = ""  # for whom all of it waits
@@ -238,6 +239,41 @@ class Trial:
     failures: int = 0
     served: bool = False  # an instance of it was ready once
     lost: str = ""  # why it cannot be trusted any more, before it is given up
+    deployed: bool = False  # it is another release, and so on probation; else other settings of the same one
+    alone: float | None = None  # since when it serves and the old ones are gone: the probation counts from here
+
+
+class Standing(StrEnum):
+    """What became of a release."""
+
+    TRIED = "on trial"
+    GOOD = "good"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled back"  # an operator went back from it
+    REPLACED = "replaced"  # by another one, before it was proven
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One time that a release was made the one to run; `why` says why it failed, or who went back. `at` may lie before this boot."""
+
+    number: int  # upwards, for each program
+    name: str
+    directory: str  # resolved
+    at: float
+    by: str  # "uid 1000", "apply" or "start"
+    standing: Standing = Standing.TRIED
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The symlink by which operators name the release that runs."""
+
+    path: str
+    names: str  # the directory, resolved; "" while that is not known
+    asked: float | None = None  # when its switching was asked for, before that is answered well
+    problem: str = ""  # why it could not be switched the last time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +288,9 @@ class Program:
     previous: Build | None = None  # the one that was trusted before `good`
     trial: Trial | None = None
     retreat: str = ""  # why the previous build is to come back, before it does
+    link: Link | None = None  # where the directory is one
+    releases: tuple[Release, ...] = ()  # the newest ones, oldest first
+    unrecorded: tuple[int, ...] = ()  # numbers of those that changed and are not written down yet
     builds: int = 1  # the highest number given
     wanted: Wanted = Wanted.UP
     resting: int = 0  # instances that ended and are not started again
@@ -290,4 +329,5 @@ class Fleet:
     incidents: int = 0  # the highest number given
     numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet
     causes: dict[str, tuple[Known, ...]] = field(default_factory=dict)  # what is remembered of them
+    releases: dict[str, tuple[Release, ...]] = field(default_factory=dict)  # which ones they had
     wishes: dict[str, Wanted] = field(default_factory=dict)  # what an operator wanted of them, before the last supervisor died

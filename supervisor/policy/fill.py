@@ -10,7 +10,7 @@ from supervisor.model import Build, Effect, Fact, Instance, InstanceId, Prefligh
 from supervisor.policy import history
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import World, ceiling, counts, ready, stale, suspects, wanted
+from supervisor.policy.wanted import World, ceiling, cleared, counts, ready, stale, suspects, wanted, way_back
 from supervisor.policy.words import enumerated, note, release_of, spell
 
 RELIEF_WINDOW_S = 60.0
@@ -51,8 +51,8 @@ def fill(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[E
     relief = bool(waiting) and counted + len(waiting) >= up
     if relief and (refused := _no_relief(program, waiting)):
         return _relief_refused(program, refused), ()
-    build = program.good if relief and program.trial is not None and program.good is not None else program.build
-    if build == program.build and program.preflight is not Preflight.PASSED:
+    build = program.good if relief and program.good is not None and way_back(program) else program.build
+    if build == program.build and not cleared(program):
         return program, ()
     return _start(program, build, clock.now, relief=relief)
 
@@ -98,10 +98,14 @@ def _relief_refused(program: Program, why: str) -> Program:
 
 
 def prepare(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """Run the preflight of the build under way as soon as an instance of it is needed, also where an old one has to leave first."""
-    up, asked = wanted(program, world), program.preflight_asked
+    """Run the preflight of the build under way as soon as an instance of it is needed, also where an old one has to leave first.
+
+    One whose link does not name it yet is tried also while the program is stopped: the link waits for it.
+    """
+    up, asked, link = wanted(program, world), program.preflight_asked, program.link
     needed = len(program.instances) < up or any(stale(program, i) for i in program.instances)
-    if program.preflight is Preflight.PASSED or not up or not needed or not program.ordered:
+    awaited = link is not None and link.names != program.build.directory and not world.draining and not program.removed
+    if program.preflight is Preflight.PASSED or not (awaited or (up and needed and program.ordered)):
         return program, ()
     earliest = history.next_start(program)
     if earliest is not None and not clock.due(earliest):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from supervisor.model import (
     Applied,
+    DeployAsked,
     Effect,
     Event,
     Fleet,
@@ -19,6 +20,7 @@ from supervisor.model import (
     StartAsked,
     State,
     StopAsked,
+    Switched,
     Wanted,
     Woke,
 )
@@ -58,7 +60,7 @@ def _hear(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, Iterable[str]]
             return replace(fleet, draining=True, hurried=fleet.draining), tuple(fleet.programs)
         case Applied():
             return _applied(fleet, event, now), tuple(fleet.programs) + tuple(c.settings.name for c in event.programs)
-        case Preflighted() | StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
+        case Preflighted() | DeployAsked() | Switched() | StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
             name = event.program
         case _:
             name = event.id.program
@@ -75,7 +77,14 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
         name = candidate.settings.name
         known = fleet.programs.get(name)
         programs[name] = (
-            one.create(candidate, fleet.numbers.get(name, 0), fleet.causes.get(name, ()), fleet.wishes.get(name))
+            one.create(
+                candidate,
+                now,
+                fleet.numbers.get(name, 0),
+                fleet.causes.get(name, ()),
+                fleet.releases.get(name, ()),
+                fleet.wishes.get(name),
+            )
             if known is None
             else one.apply(known, candidate, now)
         )
@@ -89,7 +98,7 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
     """known: what neighbours knew of each program before the event."""
     effects: list[Effect] = []
     programs, wakes, incidents = dict(fleet.programs), dict(fleet.wakes), fleet.incidents
-    numbers, causes = fleet.numbers, fleet.causes
+    numbers, causes, releases = fleet.numbers, fleet.causes, fleet.releases
     left = 10 * len(programs) + 10  # each change of a program settles its neighbours again: far more than any order needs
     order = Order(programs)
     queue, queued = deque(names), set(names)
@@ -111,6 +120,7 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
         if program.removed and not program.instances:
             del programs[name]
             numbers, causes = {**numbers, name: program.started}, {**causes, name: program.causes}
+            releases = {**releases, name: program.releases}
             wakes.pop(name, None)
             effects.append(Forget(name))
         matter = _matters(program)
@@ -119,7 +129,8 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
             neighbours = dict.fromkeys((*order.needing(name), *program.settings.after))
             queue += [other for other in neighbours if other not in queued]
             queued.update(neighbours)
-    return replace(fleet, programs=programs, wakes=wakes, incidents=incidents, numbers=numbers, causes=causes), tuple(effects)
+    fleet = replace(fleet, programs=programs, wakes=wakes, incidents=incidents, numbers=numbers, causes=causes, releases=releases)
+    return fleet, tuple(effects)
 
 
 def _matters(program: Program) -> Matter:

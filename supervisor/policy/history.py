@@ -159,9 +159,12 @@ def fail(program: Program, instance: Instance, now: float, text: str, *, delayed
 
 
 def _tried(program: Program, instance: Instance, text: str) -> Trial | None:
-    """What a failure of `instance` does to the build on trial: lost when it never served, for a hang, and by the second failure."""
-    trial = program.trial
-    if trial is None or instance.build != trial.build or trial.lost:
+    """What a failure of `instance` does to the build on trial: lost when it never served, for a hang, and by the second failure.
+
+    Waiting for somebody else came with no build.
+    """
+    trial, outside = program.trial, instance.blame is Blame.HANG and instance.peer
+    if trial is None or instance.build != trial.build or trial.lost or outside:
         return trial
     failures = trial.failures + 1
     new = instance.blame is Blame.HANG and not _known_before(program, instance)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from supervisor.model import Known, Program
+from supervisor.policy.wanted import returnable
 
 DAY_S = 86400.0
 TWICE = 2  # within a day: it comes back, and a restart is no cure
@@ -40,4 +41,5 @@ def _came_with(cause: Known, program: Program, release: str) -> bool:
     before = program.previous
     if before is None or not program.settings.release.rollback or not release:
         return False
-    return cause.release == release == program.build.release and before.release not in ("", release)
+    other = before.release not in ("", release) and returnable(before, program.build)
+    return other and cause.release == release == program.build.release

@@ -6,11 +6,11 @@ this one rule on other facts.
 
 from __future__ import annotations
 
-from supervisor.model import Act, Effect, Instance, Preflight, Program, Retirement, State
+from supervisor.model import Act, Effect, Instance, Program, Retirement, State
 from supervisor.policy import instance as one
 from supervisor.policy import worker
 from supervisor.policy.clock import Clock
-from supervisor.policy.wanted import World, alone, counts, excused, leaving, may_leave, ready, stale, suspects, wanted
+from supervisor.policy.wanted import World, alone, cleared, counts, excused, leaving, may_leave, ready, stale, suspects, wanted
 
 
 def press(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
@@ -69,7 +69,7 @@ def _stale_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
         if instance.state is State.STARTING and not (instance.relief and counts(program, instance)):
             return instance, why
         if alone(program):
-            if program.preflight is Preflight.PASSED and _others_ready(program, instance) >= up - 1:
+            if cleared(program) and _others_ready(program, instance) >= up - 1:
                 return instance, why
         elif _others_ready(program, instance) >= up and not (instance.relief and suspects(program)):
             return instance, why

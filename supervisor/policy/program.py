@@ -13,6 +13,7 @@ from supervisor.model import (
     Blame,
     Build,
     Candidate,
+    DeployAsked,
     Effect,
     EvidenceTaken,
     Exited,
@@ -20,10 +21,12 @@ from supervisor.model import (
     Fact,
     Instance,
     Known,
+    Link,
     Looked,
     Preflight,
     Preflighted,
     Program,
+    Release,
     RestartAsked,
     Severity,
     Signal,
@@ -34,11 +37,11 @@ from supervisor.model import (
     StartAsked,
     State,
     StopAsked,
-    Trial,
+    Switched,
     Wanted,
     WorkerLooked,
 )
-from supervisor.policy import escalation, fill, history, leave, memory, outside, worker
+from supervisor.policy import builds, escalation, fill, history, leave, memory, outside, releases, worker
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
@@ -51,35 +54,46 @@ from supervisor.policy.wanted import (
     stale,
     wanted,
 )
-from supervisor.policy.words import note, release_of, spell
+from supervisor.policy.words import note, spell
 
 ROUNDS = 50  # far more than any settling takes: beyond it two stages undo each other, which is our defect
 
 Stage = Callable[[Program, World, Clock], tuple[Program, tuple[Effect, ...]]]
 InstanceEvent = Spawned | SpawnFailed | Exited | Answered | Extended | Looked | WorkerLooked | Spared | EvidenceTaken
-ProgramEvent = InstanceEvent | Preflighted | StartAsked | StopAsked | RestartAsked | SignalAsked
+ProgramEvent = InstanceEvent | Preflighted | DeployAsked | Switched | StartAsked | StopAsked | RestartAsked | SignalAsked
 
 
 # --- hear: events become facts --------------------------------------------------------------------------------------------------
 
 
-def create(candidate: Candidate, started: int = 0, causes: tuple[Known, ...] = (), wish: Wanted | None = None) -> Program:
+def create(
+    candidate: Candidate,
+    now: float,
+    started: int = 0,
+    causes: tuple[Known, ...] = (),
+    past: tuple[Release, ...] = (),
+    wish: Wanted | None = None,
+) -> Program:
     """A program that is not here yet.
 
     started  the highest instance number that was ever given for its name
     causes   what is remembered of it
+    past     its releases so far
     wish     what an operator wanted of it in an earlier life; None asks the configuration
     """
     settings = candidate.settings
     build = Build(1, candidate.release, settings.launch, candidate.directory)
-    return Program(
+    program = Program(
         settings=settings,
         build=build,
         preflight=_preflight(settings.launch.preflight),
         wanted=wish if wish is not None else Wanted.DOWN if settings.manual else Wanted.UP,
         started=started,
         causes=causes,
+        link=Link(settings.launch.directory, candidate.directory) if candidate.linked else None,
+        releases=past,
     )
+    return releases.began(program, now)
 
 
 def apply(program: Program, candidate: Candidate, now: float) -> Program:
@@ -87,29 +101,18 @@ def apply(program: Program, candidate: Candidate, now: float) -> Program:
     settings = candidate.settings
     if program.removed:
         program = replace(program, removed=False, wanted=Wanted.DOWN if settings.manual else Wanted.UP)
-    program = replace(program, settings=settings)
-    for known in (program.build, program.good):
-        if known is not None and (known.release, known.launch, known.directory) == (
-            candidate.release,
-            settings.launch,
-            candidate.directory,
-        ):
-            return _choose(program, known)
-    build = Build(program.builds + 1, candidate.release, settings.launch, candidate.directory)
-    program = note(
-        program, "build.made", f"build {build.number}{release_of(build)} takes the place of build {program.build.number}"
-    )
-    program = replace(_choose(program, build), builds=build.number, preflight=_preflight(settings.launch.preflight))
-    if program.good is not None and settings.release.rollback:
-        program = replace(program, trial=Trial(build.number, now))
-    return program
+    return builds.candidate(replace(program, settings=settings), candidate, now)
 
 
 def hear(program: Program, event: ProgramEvent, now: float) -> Program:
     """Write down what an event says. Of an instance that is gone it changes nothing."""
     match event:
         case Preflighted():
-            return _preflighted(program, event, now)
+            return builds.preflighted(program, event, now)
+        case DeployAsked():
+            return builds.deploy(program, event, now)
+        case Switched():
+            return builds.switched(program, event)
         case StartAsked():
             return _at_once(replace(program, wanted=Wanted.UP, resting=0))
         case StopAsked():
@@ -179,21 +182,6 @@ def _answered(program: Program, instance: Instance, event: Answered, now: float)
     return replace(one.put(program, answering), trial=trial, slow_starts=0, broken="")
 
 
-def _preflighted(program: Program, event: Preflighted, now: float) -> Program:
-    if event.build != program.build.number or program.preflight is not Preflight.ASKED:
-        return program
-    if not event.problem:
-        return note(
-            replace(program, preflight=Preflight.PASSED, broken=""), "preflight.passed", f"build {event.build} passed its preflight"
-        )
-    text = f"{program.settings.name} build {event.build}{release_of(program.build)} failed its preflight: {event.problem}"
-    program = note(program, "preflight.failed", f"build {event.build} failed its preflight: {event.problem}")
-    if program.good is not None and program.good != program.build:
-        return replace(program, trial=Trial(event.build, now, lost=f"its preflight failed: {event.problem}"))
-    fact = Fact("preflight", Severity.CRITICAL, text)
-    return replace(program, preflight=Preflight.NEEDED, failed=now, broken=event.problem, facts=(*program.facts, fact))
-
-
 def _restart_asked(program: Program, event: RestartAsked, now: float) -> Program:
     program = note(program, "program.restart_asked", "restart asked by an operator" + (", at once" if event.at_once else ""))
     instances = tuple(replace(i, replace=True) for i in program.instances)
@@ -209,23 +197,6 @@ def _restart_asked(program: Program, event: RestartAsked, now: float) -> Program
 def _at_once(program: Program) -> Program:
     """An operator's command waits for no backoff, and a build that could not be executed is tried again."""
     return replace(program, failed=None, broken="", ordered=True)
-
-
-def _choose(program: Program, build: Build) -> Program:
-    """Make `build` the one under way: what failed before says nothing of it."""
-    if program.build == build:
-        return replace(program, trial=program.trial if program.trial and program.trial.build == build.number else None)
-    return replace(
-        program,
-        build=build,
-        trial=None,
-        preflight=Preflight.PASSED,
-        failed=None,
-        attempt=0,
-        broken="",
-        failures=(),
-        crash_loop=False,
-    )
 
 
 def _preflight(commands: tuple[tuple[str, ...], ...]) -> Preflight:
@@ -273,8 +244,9 @@ def expire(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Eff
     reliefs = tuple(at for at in program.reliefs if not clock.due(at + fill.RELIEF_WINDOW_S))
     if (failures, reliefs) != (program.failures, program.reliefs):
         program = replace(program, failures=failures, reliefs=reliefs)
-    if program.crash_loop and ready(program) >= max(1, program.settings.instances - program.resting):
-        since = max(i.since for i in program.instances if i.state is State.READY)
+    fresh = [i.since for i in program.instances if i.state is State.READY and not stale(program, i)]
+    if program.crash_loop and len(fresh) >= max(1, program.settings.instances - program.resting):
+        since = max(fresh)
         if clock.due(since + restart.healthy_s):
             program = note(program, "program.recovered", f"no crash loop any more: ready for {spell(clock.now - since)}")
             program = replace(program, crash_loop=False, failures=(), attempt=0, failed=None)
@@ -301,39 +273,6 @@ def signals(program: Program, _: World, __: Clock) -> tuple[Program, tuple[Effec
     return replace(program, signals=()), tuple(effects)
 
 
-def trial(program: Program, world: World, _: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """Trust the build under way once the old ones are gone, or give it up and go back to the last good one."""
-    if program.retreat:
-        return _retreat(program), ()
-    trying = program.trial
-    if trying is not None and trying.lost and program.good is not None:
-        lost, good = program.build, program.good
-        text = f"build {lost.number}{release_of(lost)} is given up, back to build {good.number}{release_of(good)}: {trying.lost}"
-        program = note(_choose(program, good), "build.lost", text)
-        return replace(program, facts=(*program.facts, Fact("rollback", Severity.CRITICAL, f"{program.settings.name}: {text}"))), ()
-    up = wanted(program, world)
-    fresh = sum(1 for i in program.instances if i.state is State.READY and not stale(program, i))
-    if up and program.good != program.build and fresh >= up and len(program.instances) == fresh:
-        if program.good is not None:
-            program = note(
-                program, "build.trusted", f"build {program.build.number}{release_of(program.build)} serves: it is trusted"
-            )
-        previous = program.good if program.good is not None and program.good != program.build else program.previous
-        program = replace(program, good=program.build, previous=previous, trial=None)
-    return program, ()
-
-
-def _retreat(program: Program) -> Program:
-    """Back to the build that was trusted before this one: memory says that what hung it twice came with this one."""
-    why, before, lost = program.retreat, program.previous, program.build
-    program = replace(program, retreat="")
-    if before is None:
-        return program
-    text = f"build {lost.number}{release_of(lost)} is given up, back to build {before.number}{release_of(before)}: {why}"
-    program = note(replace(_choose(program, before), good=before, previous=None), "build.lost", text)
-    return replace(program, facts=(*program.facts, Fact("rollback", Severity.CRITICAL, f"{program.settings.name}: {text}")))
-
-
 def serve(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
     """Say it when nothing has served for longer than a start may take."""
     if ready(program) or not wanted(program, world):
@@ -352,7 +291,8 @@ STAGES: tuple[Stage, ...] = (
     instances,
     signals,
     leave.press,
-    trial,
+    builds.trial,
+    builds.switch,
     leave.leave,
     outside.outside,
     fill.order,
@@ -363,5 +303,6 @@ STAGES: tuple[Stage, ...] = (
     escalation.climb,
     escalation.close,
     memory.remember,
+    releases.record,
     record,
 )

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from supervisor.model import Act, EscalationStep, HangSettings, Instance, Kind, Nature, Program, State, Verdict, Wanted
+from supervisor.model import (
+    Act,
+    Build,
+    EscalationStep,
+    HangSettings,
+    Instance,
+    Kind,
+    Nature,
+    Preflight,
+    Program,
+    State,
+    Verdict,
+    Wanted,
+)
 
 SUSPICIOUS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED})
 HUNG = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
@@ -70,6 +83,28 @@ def stale(program: Program, instance: Instance) -> bool:
     return instance.replace or instance.build != program.build.number
 
 
+def returnable(good: Build, build: Build) -> bool:
+    """Whether going back from `build` to `good` is possible: a directory that was changed in place holds the new release alone."""
+    return good.directory != build.directory or good.release == build.release
+
+
+def way_back(program: Program) -> bool:
+    """Whether a build is on trial, and Reviver may go back to the last good one by itself."""
+    good = program.good
+    allowed = program.trial is not None and program.settings.release.rollback
+    return allowed and good is not None and returnable(good, program.build)
+
+
+def cleared(program: Program) -> bool:
+    """Whether instances of the build under way may start: its preflight has passed, and the link names it where there is one.
+
+    The last good build waits for no link: it served before.
+    """
+    link, build = program.link, program.build
+    linked = link is None or link.names == build.directory or build == program.good
+    return linked and program.preflight is Preflight.PASSED
+
+
 def release(program: Program, instance: Instance) -> str:
     """The release that an instance runs, "" where it is not known any more."""
     known = (program.build, program.good, program.previous)
@@ -107,8 +142,8 @@ def counts(program: Program, instance: Instance) -> bool:
 
 
 def _undecided(program: Program) -> bool:
-    """Whether a build is on trial, and somebody was suspected and is not gone: nothing is tried beside it."""
-    return program.trial is not None and any(i.suspected is not None for i in program.instances)
+    """Whether a build is on trial that can be taken back, and somebody was suspected and is not gone: nothing is tried beside it."""
+    return way_back(program) and any(i.suspected is not None for i in program.instances)
 
 
 def ready(program: Program) -> int:

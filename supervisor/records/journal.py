@@ -1,4 +1,4 @@
-"""The memory on disk: the story, events and effects for replay, incidents, the alerts' outbox, and the highest instance numbers.
+"""The memory on disk: the story, events and effects for replay, incidents, releases, the alerts' outbox, and the highest numbers.
 
 `<state_dir>/journal.db` is SQLite in WAL mode, written in a lane of its own: adding returns at once, and all that waits is one
 transaction. A disk that is full or gone costs no more than rows: what waits is tried again each second, what does not fit any more
@@ -23,12 +23,13 @@ import msgspec
 
 from supervisor import host
 from supervisor.lanes import Lane
-from supervisor.model import Effect, Event, Known, Note, Remember, Spawn, Tell
+from supervisor.model import Effect, Event, Known, Note, RecordRelease, Release, Remember, Spawn, Tell
 from supervisor.policy.escalation import OVER
+from supervisor.policy.releases import KEPT as RELEASES_KEPT
 from supervisor.records.backlog import Backlog
 from supervisor.records.log import escaped
 
-VERSION = 2  # of the tables below, in user_version; an older file is given the tables that it lacks
+VERSION = 3  # of the tables below, in user_version; an older file is given the tables that it lacks
 ROWS_LIMIT = 10_000  # rows that wait: some 300 bytes each, a minute of the busiest fleet
 LETTERS_RESERVE = 1_000  # room beyond it for incidents and alerts: an alert must not be lost to a flood of samples
 RETRY_S = 1.0  # between tries while the disk takes nothing
@@ -46,6 +47,7 @@ CREATE TABLE IF NOT EXISTS incidents (
   number INTEGER PRIMARY KEY, program TEXT, opened_wall REAL, severity INTEGER, headline TEXT, over_wall REAL);
 CREATE TABLE IF NOT EXISTS numbers (program TEXT PRIMARY KEY, highest INTEGER);
 CREATE TABLE IF NOT EXISTS causes (program TEXT, key TEXT, known BLOB, PRIMARY KEY (program, key));
+CREATE TABLE IF NOT EXISTS releases (program TEXT, number INTEGER, release BLOB, PRIMARY KEY (program, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (incident INTEGER, key TEXT, step INTEGER, channel TEXT, told_wall REAL, body BLOB, state TEXT,
   PRIMARY KEY (incident, key, step, channel)) WITHOUT ROWID;
 """
@@ -53,6 +55,8 @@ ADD_STORY = "INSERT INTO story (wall, mono, boot, subject, program, name, text) 
 ADD_EVENT = "INSERT INTO events (wall, mono, boot, type, event, effects) VALUES (?, ?, ?, ?, ?, ?)"
 ADD_NUMBER = "INSERT INTO numbers VALUES (?, ?) ON CONFLICT DO UPDATE SET highest = max(highest, excluded.highest)"
 ADD_CAUSE = "INSERT OR REPLACE INTO causes VALUES (?, ?, ?)"
+ADD_RELEASE = "INSERT OR REPLACE INTO releases VALUES (?, ?, ?)"
+END_RELEASES = "DELETE FROM releases WHERE program = ? AND number <= ?"
 ADD_INCIDENT = """INSERT INTO incidents VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT DO UPDATE SET
   headline = CASE WHEN excluded.severity > severity THEN excluded.headline ELSE headline END,
   severity = max(severity, excluded.severity)"""
@@ -110,6 +114,7 @@ class _Known:
     """What a file said when it was opened."""
 
     causes: dict[str, tuple[Known, ...]]
+    releases: dict[str, tuple[Release, ...]]
     highest: dict[str, int]
     began: dict[int, float]
     last_incident: int
@@ -192,6 +197,11 @@ class Journal:
         """What is remembered of each program's causes, its instants on this boot's monotonic clock (before it: negative)."""
         offset_s = time.monotonic() - time.time()
         return {name: tuple(_shifted(each, offset_s) for each in known) for name, known in self._known.causes.items()}
+
+    def releases(self) -> dict[str, tuple[Release, ...]]:
+        """Each program's newest releases, oldest first, their instants as those of causes."""
+        offset_s = time.monotonic() - time.time()
+        return {name: tuple(_moved(each, offset_s) for each in known) for name, known in self._known.releases.items()}
 
     # What is added.
 
@@ -289,6 +299,11 @@ class Journal:
             self.lost += 1
             return
         base.execute(ADD_EVENT, (item.wall, item.mono, self._boot, type(item.event).__name__, event, effects))
+        for effect in item.effects:
+            if isinstance(effect, RecordRelease):
+                line = msgspec.json.encode(_moved(effect.release, item.wall - item.mono))
+                base.execute(ADD_RELEASE, (effect.program, effect.release.number, line))
+                base.execute(END_RELEASES, (effect.program, effect.release.number - RELEASES_KEPT))
 
     def _trim(self) -> None:
         """Each hour: delete what is older than `keep_s`, and the oldest of too many events."""
@@ -438,6 +453,10 @@ def _shifted(known: Known, by_s: float) -> Known:
     return replace(known, first=known.first + by_s, proven=tuple(at + by_s for at in known.proven))
 
 
+def _moved(release: Release, by_s: float) -> Release:
+    return replace(release, at=release.at + by_s)
+
+
 def _make_tables(base: sqlite3.Connection) -> None:
     with _transaction(base):
         for statement in SCHEMA.split(";"):
@@ -450,8 +469,12 @@ def _read_known(base: sqlite3.Connection) -> _Known:
     causes: dict[str, list[Known]] = {}
     for program, known in base.execute("SELECT program, known FROM causes ORDER BY rowid"):
         causes.setdefault(program, []).append(msgspec.json.decode(known, type=Known))
+    releases: dict[str, list[Release]] = {}
+    for program, release in base.execute("SELECT program, release FROM releases ORDER BY program, number"):
+        releases.setdefault(program, []).append(msgspec.json.decode(release, type=Release))
     return _Known(
         causes={program: tuple(each) for program, each in causes.items()},
+        releases={program: tuple(each) for program, each in releases.items()},
         highest=dict(base.execute("SELECT program, highest FROM numbers")),
         began=dict(base.execute("SELECT number, opened_wall FROM incidents WHERE over_wall IS NULL")),
         last_incident=base.execute("SELECT coalesce(max(number), 0) FROM incidents").fetchone()[0],

@@ -12,6 +12,8 @@ Script, one happening per line: an instant, and one of
 
     apply SETUP             the whole configuration, changed       start | stop | restart | restart-now NAME
     signal NAME HUP                                                shutdown
+    deploy | rollback NAME rN                                      by-hand NAME rN  the link is switched, and all applied
+    disk full | free        links cannot be switched
     ID hangs                it loops from now on                   ID moves       something did, and does
     ID works                it works for long, elsewhere           ID waits       for the database
     ID worker               one of its workers loops, alone        ID old-worker  a look at it of 3 s ago arrives
@@ -34,6 +36,7 @@ from supervisor.model import (
     Answered,
     Applied,
     Candidate,
+    DeployAsked,
     Effect,
     EscalationStep,
     Event,
@@ -67,6 +70,8 @@ from supervisor.model import (
     Spawned,
     StartAsked,
     StopAsked,
+    Switch,
+    Switched,
     TakeEvidence,
     Tell,
     Verdict,
@@ -77,6 +82,7 @@ from supervisor.policy.fleet import drained, step
 from tests.sim.agenda import START, Agenda
 
 SPAWN_S = 0.01
+SWITCH_S = 0.01
 BOOT_S = 0.5
 STOP_S = 0.1
 KILL_S = 0.01
@@ -127,6 +133,8 @@ class Stage:
         self._applied: Applied | None = None
         self._memory: dict[str, dict[str, Known]] = {}
         self._room = True
+        self._disk_full = False
+        self._links: dict[str, str] = {}  # the release that each program's link names
         self._releases: dict[str, Release] = {}
         self._actors: dict[InstanceId, Actor] = {}
         self._lines: dict[float, list[str]] = {}
@@ -147,7 +155,18 @@ class Stage:
         match words.split():
             case ["apply", *_]:
                 self._applied = self._configuration(words.removeprefix("apply "))
-                self._post(self._applied)
+                self._post(self._linked(self._applied))
+            case ["deploy", name, release, *more]:
+                self._behave(" ".join(more))
+                self._post(DeployAsked(name, release.strip(";"), f"/srv/{name}/{release.strip(';')}", "uid 0"))
+            case ["rollback", name, release]:
+                self._post(DeployAsked(name, release, f"/srv/{name}/{release}", "uid 0", back=True))
+            case ["by-hand", name, release, *more] if self._applied is not None:
+                self._behave(" ".join(more))
+                self._links[name] = release.strip(";")
+                self._post(self._linked(self._applied))
+            case ["disk", state]:
+                self._disk_full = state == "full"
             case ["memory", state]:
                 self._room = state == "free"
             case ["supervisor", "dies"]:
@@ -237,7 +256,7 @@ class Stage:
         for actor in self._actors.values():
             actor.alive = False
         if self._applied is not None:
-            self._agenda.after(REBIRTH_S, self._post, self._applied)
+            self._agenda.after(REBIRTH_S, self._post, self._linked(self._applied))
 
     def _look_again(self, who: InstanceId, hung: float) -> None:
         actor = self._actors[who]
@@ -302,6 +321,8 @@ class Stage:
                 self._say(f"{effect.signal} to worker of {self._name(effect.id)}")
                 if effect.signal == "KILL":
                     self._actors[effect.id].worker = None
+            case Switch():
+                self._switch(effect)
             case RunPreflight():
                 self._say(f"preflight {effect.build.release}")
                 problem = self._releases.get(effect.build.release, Release()).preflight
@@ -312,6 +333,14 @@ class Stage:
                 self._say(f"forget {effect.program}")
             case _:
                 pass
+
+    def _switch(self, effect: Switch) -> None:
+        release = effect.directory.rsplit("/", 1)[-1]
+        self._say(f"link {release}" + (" fails" if self._disk_full else ""))
+        if not self._disk_full:
+            self._links[effect.program] = release
+        problem = "no space left on device" if self._disk_full else ""
+        self._agenda.after(SWITCH_S, self._post, Switched(effect.program, effect.directory, problem))
 
     def _boot(self, who: InstanceId) -> None:
         release = self._actors[who].release
@@ -364,10 +393,27 @@ class Stage:
         for part in filter(None, (part.strip() for part in setup.split(";"))):
             name, _, words = part.partition(" ")
             if name.endswith(":"):
-                self._releases[name[:-1]] = _release(words)
+                self._behave(part)
             else:
                 programs.append(_candidate(name, words.split()))
         return Applied(tuple(programs), steps)
+
+    def _behave(self, part: str) -> None:
+        """How a release behaves: "r2: crashes"."""
+        if part:
+            name, _, words = part.partition(": ")
+            self._releases[name] = _release(words)
+
+    def _linked(self, applied: Applied) -> Applied:
+        """The same, with what each program's link names now."""
+        return replace(applied, programs=tuple(self._through_the_link(candidate) for candidate in applied.programs))
+
+    def _through_the_link(self, candidate: Candidate) -> Candidate:
+        if not candidate.linked:
+            return candidate
+        name = candidate.settings.name
+        release = self._links.setdefault(name, candidate.release)
+        return replace(candidate, release=release, directory=f"/srv/{name}/{release}")
 
 
 def _release(words: str) -> Release:
@@ -385,7 +431,11 @@ def _release(words: str) -> Release:
 def _candidate(name: str, words: list[str]) -> Candidate:
     settings = ProgramSettings(name=name, launch=LaunchSettings(command=("serve", name)), relief=ReliefSettings(extra=1))
     release = "r1"
+    if "linked" in words:
+        settings = replace(settings, launch=replace(settings.launch, directory=f"/srv/{name}/current"))
     for word in words:
+        if word in ("linked", "in-place"):
+            continue
         if word[0] == "r" and word[1:].isdecimal():
             release = word
         elif word[0] == "x":
@@ -393,13 +443,18 @@ def _candidate(name: str, words: list[str]) -> Candidate:
             settings = replace(settings, instances=int(instances), relief=replace(settings.relief, extra=int(extra or 0)))
         else:
             settings = _with(settings, *word.split("=", 1))
-    return Candidate(settings, release, f"/srv/{name}/{release}")
+    directory = f"/srv/{name}" if "in-place" in words else f"/srv/{name}/{release}"
+    return Candidate(settings, release, directory, linked="linked" in words)
 
 
 def _with(settings: ProgramSettings, key: str, value: str) -> ProgramSettings:
     match key:
         case "after":
             return replace(settings, after=tuple(value.split(",")))
+        case "probation":
+            return replace(settings, release=replace(settings.release, probation_s=float(value)))
+        case "rollback":
+            return replace(settings, release=replace(settings.release, rollback=value == "yes"))
         case "grace":
             return replace(settings, grace_s=float(value))
         case "boot-limit":
