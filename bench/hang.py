@@ -103,13 +103,15 @@ def measure(only: str = "") -> Report:
 
 
 def _judge(report: Report, who: str, run: Run, most_s: float | None) -> None:
-    found_s = _found_s(run)
-    if found_s is not None:
-        report.add(who, "hang to suspicion", found_s, "s")
+    """most_s  the longest gap that Reviver may leave; None for a peer, of whom nothing is demanded."""
     gap_s = longest_gap_s(run.requests, run.poisoned, run.poisoned + run.hurt_s)
-    report.add(who, "longest gap between answers", gap_s, "s", most_s, "never served again" if gap_s >= run.hurt_s - 1 else "")
-    report.add(who, "refused", failed_count(run.requests, Outcome.REFUSED), "", None if most_s is None else 0)
-    report.add(who, "failed", failed_count(run.requests), "", remark=failures(run.requests))
+    words = ["never served again"] if gap_s >= run.hurt_s - 1 else []
+    if (found_s := _found_s(run)) is not None:
+        words.append(f"found after {found_s:.2f} s")
+    words.append(f"failed {failed_count(run.requests)} {failures(run.requests)}")
+    report.add(who, "longest gap between answers", gap_s, "s", most_s, "; ".join(words))
+    if most_s is not None:
+        report.add(who, "refused", failed_count(run.requests, Outcome.REFUSED), "", 0)
 
 
 def _found_s(run: Run) -> float | None:
