@@ -27,6 +27,7 @@ from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Vitals, plan
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import launch, priority, reap, release
+from supervisor.mechanism.cgroups import Groups
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.starter import Starter
@@ -134,13 +135,15 @@ class Daemon:
         except OSError as problem:
             name = problem.filename or where.runtime_dir
             raise StartError(f"cannot use {name}: {problem.strerror}; make it writable, or name another in [reviver]") from None
-        self._reaper = reap.Reaper(self._loop, self.post, self._lanes["reap"])
+        self._groups = Groups(where.runtime_dir, environ, self._warn)
+        self._reaper = reap.Reaper(self._loop, self.post, self._lanes["reap"], self._groups)
         self._starter = Starter(
             self._environ,
             self._notify.path,
             lives=self._lives,
             born=self._born,
             failed=lambda id, why, permanent: self.post(SpawnFailed(id, why, permanent)),
+            groups=self._groups,
         )
         self._outputs = Outputs(where.log_dir, lambda program, text: self._warn(f"{program}: {text}"))
         self._witness = Witness(self._lanes["evidence"], self._outputs, where.state_dir, self.post, self._tell_story)
@@ -225,6 +228,7 @@ class Daemon:
         self._delivery.close(FLUSH_S)
         self._reaper.close()
         self._starter.close(FLUSH_S)
+        self._groups.close()
         self._lanes["discard"].put(self._notify.close)  # with it go the descriptors of messages that nobody read
         self._lanes["discard"].drain(FLUSH_S)
         for name, program in self._fleet.programs.items():
@@ -455,7 +459,7 @@ class Daemon:
     def _share(self, id: InstanceId, nice: int) -> None:
         for pid, leader in self._leaders.items():
             if leader == id:
-                priority.set_share(pid, nice)
+                priority.set_share(pid, nice, self._reaper.group(id))
 
     def _kill(self, effect: Kill) -> None:
         if effect.unmoved_since is None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from supervisor.host import NotExecutable, executable, search_path
 from supervisor.mechanism import exits, tree
+from supervisor.mechanism.cgroups import UNDIVIDES, Groups
 from supervisor.mechanism.gate import TRANSIENT, Owner, Started, failed, owner_of, reason, start
 from supervisor.mechanism.gate import LaunchError as LaunchError
 from supervisor.mechanism.gate import open_gate as open_gate
@@ -37,7 +38,7 @@ WORDS_LIMIT = 300  # characters of them that are told
 END_S = 2.0  # to end the tree of a preflight command
 
 # True of us, false of what we start: what a service manager told us, and what an outer supervisor calls us.
-_OURS = OURS | {"REVIVER_INSTANCE", "REVIVER_PID", "REVIVER_PREFLIGHT"}
+_OURS = OURS | {"REVIVER_INSTANCE", "REVIVER_PID", "REVIVER_PREFLIGHT", UNDIVIDES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,20 @@ class Child:
     output: int
 
 
-def launch(spawn: Spawn, sockets: Sequence[int], environ: Mapping[str, str], notify_socket: str, to: OutputTo) -> Child:
-    """Start an instance and leave it at its gate.
+def launch(
+    spawn: Spawn,
+    sockets: Sequence[int],
+    environ: Mapping[str, str],
+    notify_socket: str,
+    to: OutputTo,
+    groups: Groups | None = None,
+) -> Child:
+    """Start an instance and leave it at its gate, in a control group of its own.
 
     sockets        held sockets, in the order of the settings: they become descriptors 3, 4, ...
     environ        Reviver's own environment
     notify_socket  the path programs are to notify, "" for none
+    groups         where there is one to be had
     raises         LaunchError
     """
     settings = spawn.build.launch
@@ -79,6 +88,8 @@ def launch(spawn: Spawn, sockets: Sequence[int], environ: Mapping[str, str], not
         listen_again(sockets)
         started = start(command, spawn.build.directory, settings, env, owner, sockets, stdout)
         kept.pop_all()
+    if groups is not None:
+        groups.enter(spawn.id.program, started.pid, started.start_ticks, settings.limits)
     return Child(spawn.id, started.pid, started.start_ticks, started.pidfd, started.gate, output)
 
 

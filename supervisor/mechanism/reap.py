@@ -23,6 +23,7 @@ from supervisor import host
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import exits
 from supervisor.mechanism import tree as trees
+from supervisor.mechanism.cgroups import GONE_S, Groups
 from supervisor.mechanism.launch import Child
 from supervisor.model import Event, Exited, InstanceId
 
@@ -46,7 +47,9 @@ class _Watched:
 class Reaper:
     """Watches the leaders of all instances. To be used on the loop's thread only, which must be the main thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, post: Callable[[Event], None], lane: Lane) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, post: Callable[[Event], None], lane: Lane, groups: Groups | None = None
+    ) -> None:
         """lane: where trees are ended, one after the other. Raises OSError when the kernel does not make us a subreaper."""
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -54,6 +57,8 @@ class Reaper:
         self._loop = loop
         self._post = post
         self._lane = lane
+        self._groups = groups
+        self._tidying: asyncio.TimerHandle | None = None
         self._watched: dict[InstanceId, _Watched] = {}
         self._leaders: dict[int, InstanceId] = {}
         self._sweeping: asyncio.TimerHandle | None = None
@@ -62,10 +67,19 @@ class Reaper:
 
     def watch(self, child: Child) -> None:
         """Post Exited when it ends. Takes over the child's pidfd."""
-        of = trees.Tree(child.pid, child.start_ticks, trees.marks(child.id, child.pid))
+        of = self._tree(child.id, child.pid, child.start_ticks)
         self._watched[child.id] = _Watched(of, child.pidfd)
         self._leaders[child.pid] = child.id
         self._loop.add_reader(child.pidfd, self._leader_ended, child.id)
+
+    def _tree(self, id: InstanceId, leader: int, start_ticks: int) -> trees.Tree:
+        group = "" if self._groups is None else self._groups.path(id.program, leader, start_ticks)
+        return trees.Tree(leader, start_ticks, trees.marks(id, leader), group)
+
+    def group(self, id: InstanceId) -> str:
+        """The folder of its control group, where it has one."""
+        watched = self._watched.get(id)
+        return "" if watched is None else watched.tree.group
 
     def signal(self, id: InstanceId, name: str) -> None:
         """Send one signal, named without SIG, to the instance's own process. One that does not live is answered by Exited."""
@@ -103,8 +117,9 @@ class Reaper:
     def close(self) -> None:
         """Watch nothing any more. What lives goes on living."""
         self._loop.remove_signal_handler(signal.SIGCHLD)
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for timer in (self._sweeping, self._tidying):
+            if timer is not None:
+                timer.cancel()
         for watched in self._watched.values():
             self._loop.remove_reader(watched.pidfd)
             os.close(watched.pidfd)
@@ -151,7 +166,22 @@ class Reaper:
         if not left:
             del self._watched[id], self._leaders[watched.tree.leader]
             os.close(watched.pidfd)
+            self._tidy_soon()
         self._post(Exited(id, status, left, words))
+
+    def _tidy_soon(self) -> None:
+        """Have the groups of the dead removed, once nobody reads their counters any more."""
+        if self._groups is not None and self._tidying is None:
+            self._tidying = self._loop.call_later(GONE_S, self._tidy, self._groups)
+
+    def _tidy(self, groups: Groups) -> None:
+        done = self._lane.run(groups.tidy, deadline_s=LANE_S)
+        done.add_done_callback(self._tidied)
+
+    def _tidied(self, done: asyncio.Future[bool]) -> None:
+        self._tidying = None
+        if not done.cancelled() and done.exception() is None and done.result():
+            self._tidy_soon()
 
     def _child_died(self) -> None:
         if self._sweeping is not None:

@@ -13,6 +13,7 @@ from functools import partial
 
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism.ahead import Ahead, Made, discard
+from supervisor.mechanism.cgroups import Groups
 from supervisor.mechanism.launch import Child, LaunchError, launch, open_gate
 from supervisor.mechanism.sockets import Holder
 from supervisor.model import InstanceId, OutputTo, Spawn
@@ -30,6 +31,7 @@ class Starter:
         lives: Callable[[InstanceId], bool],
         born: Callable[[Child], None],
         failed: Callable[[InstanceId, str, bool], None],
+        groups: Groups | None = None,
     ) -> None:
         """
         notify  the path that programs are to notify
@@ -40,6 +42,7 @@ class Starter:
         self._environ = environ
         self._notify = notify
         self._lives, self._born, self._failed = lives, born, failed
+        self._groups = groups
         self._holder = Holder()
         self._ahead = Ahead()
         self._held: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}  # each program's addresses and their descriptors
@@ -126,7 +129,7 @@ class Starter:
             self._start(effect, made).add_done_callback(partial(self._launched, effect.id))
 
     def _start(self, effect: Spawn, made: Made) -> asyncio.Future[Child]:
-        call = (launch, effect, made.fds, self._environ, self._notify, made.to)
+        call = (launch, effect, made.fds, self._environ, self._notify, made.to, self._groups)
         return self._spawning.run(*call, deadline_s=SPAWN_S, late=discard)
 
     def _launched(self, id: InstanceId, started: asyncio.Future[Child]) -> None:

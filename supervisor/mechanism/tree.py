@@ -1,9 +1,10 @@
 """A process tree: who belongs to it, and how all of it is ended. Everything here is read from /proc and signalled by pidfd.
 
-It touches nothing but /proc and signals. Nothing is ever sent to a bare pid: a process is seized by its pidfd, then its start time is
-compared, then the pidfd is signalled. Who belongs to a tree is found in four ways, because every single one can be shaken off:
-descent from its leader (a double fork leaves it), the leader's session (setsid leaves it), the marks in the environment (a program may
-wipe them), and having been seen in the tree before.
+It touches nothing but /proc, signals and the tree's control group, where it has one (cgroups.py): that knows and ends whoever is in it,
+and the rest is for hosts without, and for those who left it. Nothing is ever sent to a bare pid: a process is seized by its pidfd, then
+its start time is compared, then the pidfd is signalled. Who belongs to a tree is found in four more ways, because every single one can
+be shaken off: descent from its leader (a double fork leaves it), the leader's session (setsid leaves it), the marks in the environment
+(a program may wipe them), and having been seen in the tree before.
 
 A process that loses its parent becomes the child of the nearest subreaper, and there of the first thread that lives: our main thread
 (exit.c, find_new_reaper). What we start ourselves in lanes stands in their threads' lists. So the main thread's list of children is
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from supervisor.mechanism import cgroups
 from supervisor.model import InstanceId
 
 HELD_LIMIT = 256  # processes seized at once: each costs a descriptor, and a fork bomb must not take the daemon's last one
@@ -53,11 +55,13 @@ class Tree:
     """What a tree is known by.
 
     marks   NAME=value entries that stand, all of them, in the environment of each process that kept what it was given
+    group   its control group's folder; "" or a folder that is not there: it has none
     """
 
     leader: int
     start_ticks: int
     marks: tuple[bytes, ...]
+    group: str = ""
 
 
 def marks(id: InstanceId, leader: int) -> tuple[bytes, ...]:
@@ -119,6 +123,7 @@ def living(of: Tree, strangers: Iterable[int], seen: dict[int, int] | None = Non
     leader = stat(of.leader)
     is_ours = leader is not None and leader.start_ticks == of.start_ticks
     roots = [of.leader] if is_ours else []
+    roots += cgroups.members(of.group)
     roots += [pid for pid in strangers if pid != of.leader and _belongs(of, pid, is_ours, seen or {})]
     found = {}
     for pid in _descent(roots):
@@ -129,14 +134,18 @@ def living(of: Tree, strangers: Iterable[int], seen: dict[int, int] | None = Non
 
 
 def end(of: Tree, strangers: Callable[[], Iterable[int]], deadline_s: float) -> int:
-    """SIGKILL for a whole tree: all are stopped first, so that none gets away by forking, then killed, until two rounds find nobody.
+    """SIGKILL for a whole tree: for its group at once; then whoever else is found is stopped, so that none gets away by forking, and
+    killed, until two rounds find nobody.
 
-    Blocks, for at most `deadline_s` and one round more. What is left of those that became our children is reaped, except the leader:
-    whoever watches it wants its status.
+    Blocks, for at most `cgroups.KILL_S`, `deadline_s` and one round more. What is left of those that became our children is reaped,
+    except the leader: whoever watches it wants its status.
 
     returns  how many live on: in uninterruptible sleep, not ours to signal, or still forking at the deadline
     raises   OSError when our own descriptors are used up
     """
+    if of.group:
+        cgroups.end(of.group)
+        _reap_members(of)
     deadline = time.monotonic() + deadline_s
     seen: dict[int, int] = {}
     quiet = 0
@@ -176,6 +185,18 @@ def _kill_all(of: Tree, held: dict[int, int]) -> None:
         if pid != of.leader:
             _reap(pidfd)
         os.close(pidfd)
+
+
+def _reap_members(of: Tree) -> None:
+    """Reap the dead of its group that became our children."""
+    for pid in orphans():
+        state = stat(pid)
+        if pid == of.leader or state is None or state.lives or str(cgroups.where(pid)) != of.group:
+            continue
+        pidfd = _seize(pid, state.start_ticks)
+        if pidfd is not None:
+            _reap(pidfd)
+            os.close(pidfd)
 
 
 def _belongs(of: Tree, pid: int, by_session: bool, seen: dict[int, int]) -> bool:
