@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from supervisor import __version__
 from supervisor.commands import Refusal
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -31,6 +35,15 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     from supervisor.commands.complete import names
 
     return names(context.params.get("config"), incomplete)
+
+
+def _complete_release(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """A program's name first, and a directory."""
+    from click.shell_completion import CompletionItem
+
+    folders = click.Path(file_okay=False).shell_complete(context, parameter, incomplete)
+    names = [] if context.params.get("words") else _complete(context, parameter, incomplete)
+    return [*(CompletionItem(name) for name in names), *folders]
 
 
 CONFIG = click.option("--config", metavar="FILE", callback=_nearest, help="The configuration (else: see `reviver --help`).")
@@ -159,6 +172,43 @@ def signal(config: str | None, signal: str, names: Names) -> int:
     from supervisor.commands.act import act
 
     return act(config, "signal", {"signal": signal, "names": names})
+
+
+@reviver.command(short_help="Run another release: preflight, switch, one by one.")
+@CONFIG
+@NO_WAIT
+@click.option("--again", is_flag=True, help="Also one that failed before.")
+@click.argument("words", nargs=-1, required=True, metavar="[NAME] PATH", shell_complete=_complete_release)
+def deploy(config: str | None, no_wait: bool, again: bool, words: Names) -> int:
+    """Run the release in the directory PATH: preflight there, the symlink switched, one instance after the other, probation.
+
+    NAME may be left out where only one program's directory is a symlink; PATH may be a name beside the release that runs.
+    """
+    from supervisor.commands.releases import deploy
+
+    return deploy(config, words, again, not no_wait)
+
+
+@reviver.command(short_help="Run the last good release again.")
+@CONFIG
+@NO_WAIT
+@click.argument("name", required=False, default="", shell_complete=_complete)
+def rollback(config: str | None, no_wait: bool, name: str) -> int:
+    """Run the last good release again. What the other one changed in a database stays changed."""
+    from supervisor.commands.releases import rollback
+
+    return rollback(config, name, not no_wait)
+
+
+@reviver.command(short_help="Which releases ran, and what became of them.")
+@CONFIG
+@JSON
+@ANY_NAMES
+def releases(config: str | None, as_json: bool, names: Names) -> int:
+    """Which releases ran, since when, by whom, and what became of them."""
+    from supervisor.commands.releases import releases
+
+    return releases(config, names, as_json)
 
 
 @reviver.command()

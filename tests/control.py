@@ -19,6 +19,7 @@ from supervisor.config import load
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server
 from supervisor.control.views import About, Vitals
+from supervisor.mechanism.release import find
 from supervisor.model import (
     Answered,
     Applied,
@@ -40,6 +41,8 @@ from supervisor.model import (
     Spawn,
     Spawned,
     SpawnFailed,
+    Switch,
+    Switched,
 )
 from supervisor.policy.fleet import step
 from supervisor.records.journal import JournalError
@@ -69,6 +72,7 @@ class World:
     queue: deque[Event] = field(default_factory=deque)
     started: float = field(default_factory=time.monotonic)
     journal_problem: str = ""
+    switch_problem: str = ""
 
     def about(self) -> About:
         path = str(self.directory)
@@ -106,6 +110,8 @@ class World:
                 self.queue.append(
                     Preflighted(program, build.number, "" if build.launch.preflight[0][0] == "true" else "it said no")
                 )
+            case Switch(program, _, directory):
+                self.queue.append(Switched(program, directory, self.switch_problem))
             case Spawn(id, build) if build.launch.command[0] == "absent":
                 self.queue.append(SpawnFailed(id, "absent: command not found", True))
             case Spawn(id, build):
@@ -138,6 +144,9 @@ class World:
         settings = load(Path(path or self.config))
         candidates = tuple(candidate(program) for program in settings.programs)
         return Reading(settings, Applied(candidates, settings.escalation))
+
+    async def find(self, path: str) -> str:
+        return find(path)
 
     def take_up(self, reading: Reading) -> None:
         self.post(reading.applied)

@@ -50,6 +50,13 @@ class Backend(Protocol):
         """
         ...
 
+    def find(self, path: str) -> Awaitable[str]:
+        """The directory at an absolute path, free of symlinks, looked up in a lane.
+
+        raises  OSError where there is none, LaneError
+        """
+        ...
+
     def take_up(self, reading: Reading) -> None:
         """Make it the running configuration: post its Applied, keep the rest. What SIGHUP does after `read`."""
         ...

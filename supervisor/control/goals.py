@@ -8,20 +8,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from supervisor.model import Blame, Candidate, Fleet, Instance, InstanceId, Program, ProgramSettings, State, Wanted
-from supervisor.policy import history
+from supervisor.model import Blame, Candidate, Fleet, Instance, InstanceId, Program, ProgramSettings, Standing, State, Wanted
+from supervisor.policy import history, releases
 from supervisor.policy.fill import PREFLIGHT_S
 from supervisor.policy.instance import KILL_AGAIN_S, RETIRING_LIMIT_S
-from supervisor.policy.wanted import stale
+from supervisor.policy.wanted import cleared, stale
 from supervisor.policy.words import spell
 
 KILL_S = 2 * KILL_AGAIN_S  # after two kills in vain people are told that it cannot be killed
 DRAINING = "the supervisor is being stopped: nothing is started any more"
 SLACK_S = 5.0  # the daemon's own work, on a busy host
-FAILURES = frozenset({"instance.failed", "instance.killed", "program.crash_looped", "preflight.failed", "build.lost"})  # notes
+FAILURES = frozenset(  # notes
+    {"instance.failed", "instance.killed", "program.crash_looped", "preflight.failed", "build.lost", "build.failed"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The release that somebody wants: a new one, or one to go `back` to."""
+
+    release: str
+    directory: str
+    back: bool
 
 
 class Goal:
@@ -197,6 +208,60 @@ class Taken(Replaced):
     def _complete(self, program: Program) -> bool:
         fresh = not any(stale(program, instance) for instance in program.instances)
         return self._chosen and fresh and super()._complete(program)
+
+
+class Released(Replaced):
+    """A release serves alone and its link names it; of a stopped program, the link alone."""
+
+    def __init__(self, program: Program, wanted: Wish, fleet: Fleet, asked: float) -> None:
+        super().__init__(program, fleet, asked)
+        self._wish = wanted
+        self._before = program.build.release
+        self._taken = False
+
+    def _decide(self, program: Program | None) -> None:
+        if program is None:
+            self._lost("it is not in the configuration any more")
+            return
+        ours = (program.build.directory, program.build.release) == (self._wish.directory, self._wish.release)
+        self._taken = self._taken or ours
+        line = releases.find(program, self._wish.directory, self._wish.release)
+        failed = line is not None and line.standing is Standing.FAILED
+        if self._taken and (not ours or failed):
+            self._lost(self._reason or "another release took its place")
+        elif program.broken and program.failed is not None and program.failed >= self._asked:
+            self._lost(self._reason or program.broken)
+        elif ours and self._alone(program):
+            self._end(program)
+        else:
+            self._missing = _list(program.instances) or "its preflight has not passed"
+
+    @staticmethod
+    def _alone(program: Program) -> bool:
+        if not cleared(program):
+            return False
+        if program.wanted is Wanted.DOWN:
+            return not program.instances
+        serving = [i for i in program.instances if i.state is State.READY and not stale(program, i)]
+        return len(serving) == len(program.instances) >= program.settings.instances - program.resting
+
+    def _end(self, program: Program) -> None:
+        link, release = program.link, self._wish.release
+        serves = f"release {release} serves: {', '.join(str(i.id) for i in program.instances)}"
+        if program.wanted is Wanted.DOWN:
+            serves = f"release {release} is deployed, and stopped: reviver start {self.name} starts it"
+        if link is not None and link.problem:
+            self._lost(f"{serves}; but {link.path} could not be switched: {link.problem}")
+        elif link is None or link.names == self._wish.directory:
+            self._won(serves + self._mind(program))
+        else:
+            self._missing = f"{link.path} is being switched"
+
+    def _mind(self, program: Program) -> str:
+        if self._wish.back:
+            return f"; what {self._before} changed elsewhere (a database) stays changed"
+        probation_s = program.settings.release.probation_s
+        return f"; on probation for {spell(probation_s)}" if program.trial is not None else ""
 
 
 def start_s(program: Program, fleet: Fleet) -> float:

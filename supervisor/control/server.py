@@ -186,10 +186,10 @@ def _words(problem: OSError) -> str:
 # --- one client -----------------------------------------------------------------------------------------------------------------
 
 
-def _owner(peer: socket.socket) -> bool:
-    """Whether the process at the other end was ours or root's when it connected (SO_PEERCRED, unix(7))."""
+def _uid(peer: socket.socket) -> int:
+    """The user of the process at the other end, when it connected (SO_PEERCRED, unix(7))."""
     _, uid, _ = struct.unpack("iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
-    return uid in (0, os.geteuid())
+    return int(uid)
 
 
 def _member(peer: socket.socket, gid: int) -> bool:
@@ -221,6 +221,7 @@ class _Connection(asyncio.Protocol):
         self._gid = gid
         self._loop = asyncio.get_running_loop()
         self.owner = False
+        self.uid = -1
         self._transport: asyncio.Transport | None = None
         self._unread = bytearray()
         self._task: asyncio.Task[Any] | None = None
@@ -236,7 +237,8 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
         self._clients.add(self)
         peer = transport.get_extra_info("socket")
-        self.owner = _owner(peer)
+        self.uid = _uid(peer)
+        self.owner = self.uid in (0, os.geteuid())
         if not self.owner and not (self._gid is not None and _member(peer, self._gid)):
             self._refuse(messages.REFUSED, "this control socket is its owner's, root's, and that of the members of [reviver] group")
         elif len(self._clients) > (limit := CLIENT_LIMIT if self.owner else MEMBERS_LIMIT):

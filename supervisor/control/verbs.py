@@ -5,6 +5,7 @@ Runs on the loop, and never blocks it. `METHODS` is the whole protocol; paramete
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,9 +16,10 @@ import msgspec
 from supervisor.config import ConfigErrors
 from supervisor.control import messages, views
 from supervisor.control.backend import Backend, Reading, Story
-from supervisor.control.goals import DRAINING, Down, Goal, Replaced, ReplacedAtOnce, Taken, Up
+from supervisor.control.goals import DRAINING, Down, Goal, Released, Replaced, ReplacedAtOnce, Taken, Up, Wish
 from supervisor.lanes import LaneError
-from supervisor.model import Event, Fleet, Program, RestartAsked, SignalAsked, StartAsked, StopAsked
+from supervisor.model import DeployAsked, Event, Fleet, Program, RestartAsked, SignalAsked, Standing, StartAsked, StopAsked
+from supervisor.policy import builds, releases
 from supervisor.policy.program import create
 from supervisor.records.journal import JournalError
 
@@ -40,6 +42,11 @@ class Caller(Protocol):
     @property
     def owner(self) -> bool:
         """Whether it is the daemon's own user or root; else it is a member of [reviver] group."""
+        ...
+
+    @property
+    def uid(self) -> int:
+        """The user at the other end."""
         ...
 
     def say(self, name: str, params: dict[str, Any]) -> None:
@@ -83,6 +90,18 @@ class Restarted(Commanded):
 
 class Signalled(Names):
     signal: str = "TERM"
+
+
+class Deployed(Waiting):
+    """`words` are [NAME] PATH; `folder` is where the client stands."""
+
+    words: list[str] = []
+    folder: str = "/"
+    again: bool = False
+
+
+class RolledBack(Waiting):
+    name: str = ""
 
 
 class File(Waiting):
@@ -168,6 +187,11 @@ class Verbs:
     async def plan(self, asked: File, caller: Caller) -> dict[str, Any]:
         return self._plan(await self._read(asked.path, caller))
 
+    async def releases(self, asked: Names, _: Caller) -> dict[str, Any]:
+        fleet = self._backend.fleet()
+        names = self._known(asked.names) if asked.names else tuple(fleet.programs)
+        return {"programs": [views.releases(fleet.programs[name], _moment()) for name in names]}
+
     # --- commands
 
     async def start(self, asked: Commanded, caller: Caller) -> dict[str, Any]:
@@ -211,7 +235,91 @@ class Verbs:
         outcome = await self._pursue(goals, lambda: self._backend.take_up(reading), asked, caller)
         return {**plan, "outcome": outcome["programs"]}
 
+    async def deploy(self, asked: Deployed, caller: Caller) -> dict[str, Any]:
+        """Preflight in the new release, the switch, one instance after the other, probation."""
+        name, path = self._name_and_path(asked.words)
+        program = self._linked(name)
+        directory = await self._place(program, path, asked.folder)
+        wish = Wish(os.path.basename(directory), directory, back=False)
+        build, known = program.build, releases.find(program, directory, wish.release)
+        if not caller.owner and os.path.dirname(directory) != os.path.dirname(build.directory):
+            text = "only the daemon's own user and root may deploy from another folder than that of the release that runs"
+            raise Refused(messages.REFUSED, f"{text}, {os.path.dirname(build.directory)}")
+        if directory == build.directory:
+            state = "is on trial" if program.trial is not None else "runs"
+            raise Refused(
+                messages.REFUSED, f"release {wish.release} {state} already: reviver restart {name} replaces its instances"
+            )
+        if known is not None and known.standing is Standing.FAILED and not asked.again:
+            text = f"release {wish.release} failed {_moment().ago(known.at)} ago: {known.why}; --again tries it once more"
+            raise Refused(messages.REFUSED, text)
+        return await self._release(program, wish, asked, caller)
+
+    async def rollback(self, asked: RolledBack, caller: Caller) -> dict[str, Any]:
+        """Back to the last good release."""
+        name = asked.name or self._only_linked("reviver rollback NAME")
+        program = self._backend.fleet().programs[self._known([name])[0]]
+        last = releases.last_good(program)
+        if program.link is None:
+            directory, revision = program.build.directory, "" if last is None else last.name
+            text = f"{name} runs in {directory}, which is no symlink: only you can change it back"
+            raise Refused(messages.REFUSED, f"{text}: {builds.checkout(directory, revision)}")
+        if last is None:
+            text = f"{name} has no earlier release that was good (see: reviver releases {name})"
+            raise Refused(messages.REFUSED, f"{text}; reviver deploy {name} PATH runs any")
+        await self._place(program, last.directory, "/")
+        return await self._release(program, Wish(last.name, last.directory, back=True), asked, caller)
+
     # --- shared
+
+    async def _release(self, program: Program, wish: Wish, asked: Waiting, caller: Caller) -> dict[str, Any]:
+        name, fleet = program.settings.name, self._backend.fleet()
+        event = DeployAsked(name, wish.release, wish.directory, f"uid {caller.uid}", wish.back)
+        goal = Released(program, wish, fleet, time.monotonic())
+        return await self._pursue([goal], lambda: self._backend.post(event), asked, caller)
+
+    def _name_and_path(self, words: list[str]) -> tuple[str, str]:
+        """Either order; without a name, the only program whose directory is a symlink."""
+        programs = self._backend.fleet().programs
+        usage = "reviver deploy [NAME] PATH"
+        match words:
+            case [path] if path not in programs:
+                return self._only_linked(usage), path
+            case [name, path] if name in programs or path not in programs:
+                return self._known([name])[0], path
+            case [path, name]:
+                return name, path
+            case _:
+                raise Refused(messages.USAGE, f"which release? {usage} names its directory")
+
+    def _only_linked(self, usage: str) -> str:
+        names = [name for name, program in self._backend.fleet().programs.items() if program.link is not None]
+        if len(names) != 1:
+            which = messages.programs(names) if names else "there is none whose directory is a symlink"
+            raise Refused(messages.USAGE, f"which program? {which}; {usage}")
+        return names[0]
+
+    def _linked(self, name: str) -> Program:
+        program = self._backend.fleet().programs[name]
+        if program.link is None:
+            place = program.settings.launch.directory
+            text = f"{name} runs in {place}, which is no symlink that could be switched: change it in place"
+            text += f" ({builds.checkout(place, '')}), or make directory a symlink, such as {place}/current -> releases/1"
+            raise Refused(messages.REFUSED, text)
+        return program
+
+    async def _place(self, program: Program, path: str, folder: str) -> str:
+        """The directory that `path` names: from where the client stands, or, for a name alone, beside the release that runs."""
+        beside = () if "/" in path else (os.path.join(os.path.dirname(program.build.directory), path),)
+        problem = ""
+        for known in (os.path.join(folder, path), *beside):
+            try:
+                return await self._backend.find(os.path.join("/", known))
+            except OSError as error:
+                problem = problem or f"{known}: {(error.strerror or str(error)).lower()}"
+            except (LaneError, ValueError) as error:
+                problem = problem or f"{known}: {error}"
+        raise Refused(messages.REFUSED, f"no release there, nothing was changed: {problem}")
 
     def _apply_goals(self, reading: Reading, actions: dict[str, str]) -> list[Goal]:
         fleet, asked = self._backend.fleet(), time.monotonic()
@@ -370,4 +478,7 @@ METHODS: dict[str, tuple[type[Params], Callable[..., Awaitable[Any]]]] = {
     "restart": (Restarted, Verbs.restart),
     "reload": (Commanded, Verbs.reload),
     "signal": (Signalled, Verbs.signal),
+    "deploy": (Deployed, Verbs.deploy),
+    "rollback": (RolledBack, Verbs.rollback),
+    "releases": (Names, Verbs.releases),
 }

@@ -20,12 +20,15 @@ from supervisor.model import (
     InstanceId,
     Program,
     ProgramSettings,
+    Release,
+    Standing,
     State,
     Verdict,
     Wanted,
 )
 from supervisor.policy.history import next_start
 from supervisor.policy.instance import RETIRING_LIMIT_S
+from supervisor.policy.releases import newest
 from supervisor.policy.wanted import SUSPICIOUS, World, patience_s, ready, wanted
 from supervisor.policy.words import spell
 
@@ -208,6 +211,8 @@ def _why(program: Program, fleet: Fleet, moment: Moment) -> list[str]:
         said.append(f"{name} is being stopped.")
     if program.trial is not None and program.good is not None:
         said.append(f"Release {_release(program)} is on trial; the last good one is {program.good.release or program.good.number}.")
+    if program.link is not None and program.link.problem:
+        said.append(f"{program.link.path} does not name the release that is to run: {program.link.problem}.")
     if program.incident is not None:
         headline = program.incident.headline.text if program.incident.headline else "something was bad"
         said.append(f"Incident {program.incident.number} was opened {moment.ago(program.incident.opened)} ago: {headline}.")
@@ -281,6 +286,9 @@ def _next(program: Program, fleet: Fleet, start: float | None, moment: Moment) -
         said.append(
             f"It starts as soon as they are ready, and {_in(program.waiting + max(limits_s, default=0.0), moment)} in any case."
         )
+    if program.trial is not None and program.trial.alone is not None and program.trial.deployed:
+        trusted = program.trial.alone + program.settings.release.probation_s
+        said.append(f"Release {_release(program)} is trusted {_in(trusted, moment)}, unless it hangs or fails again before.")
     if program.incident is not None and program.incident.calm is not None and program.wanted is Wanted.UP:
         over = program.incident.calm + program.settings.restart.healthy_s
         said.append(f"Incident {program.incident.number} is over {_in(over, moment)}, if all stays calm.")
@@ -357,6 +365,30 @@ def _proof(program: Program, instance: Instance, verdict: Verdict, moment: Momen
         return None
     still = max(instance.moved or instance.since, instance.excused or 0.0)
     return f"killed when a look proves that nothing moved for {spell(patience)}: {_in(still + patience, moment)} at the earliest"
+
+
+# --- releases -------------------------------------------------------------------------------------------------------------------
+
+
+def releases(program: Program, moment: Moment) -> dict[str, Any]:
+    """A program's releases, the newest first."""
+    current = newest(program, program.build)
+    return {
+        "name": program.settings.name,
+        "link": program.link.path if program.link is not None else None,
+        "releases": [_release_line(line, moment, current=line == current) for line in reversed(program.releases)],
+    }
+
+
+def _release_line(line: Release, moment: Moment, *, current: bool) -> dict[str, Any]:
+    return {
+        "release": line.name,
+        "directory": line.directory,
+        "state": "serving" if current and line.standing is Standing.GOOD else line.standing.value,
+        "deployed": moment.wall(line.at),
+        "by": line.by,
+        "why": line.why,
+    }
 
 
 # --- plan -----------------------------------------------------------------------------------------------------------------------
