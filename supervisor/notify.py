@@ -24,8 +24,12 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 STATE_LIMIT_BYTES = 4096  # systemd takes no more in one datagram either
+GUARD = "REVIVER_GUARD"  # the variable with the pid of the guard that keeps the daemon
 # What a service manager told us about ourselves: true for us, false for whatever we start.
-OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"})
+OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", GUARD})
+STORE_FDS_LIMIT = 8192  # descriptors that a manager keeps: a socket, a pipe and a pidfd for each of some thousand instances
+# Their names come back in one variable, and the kernel takes none over 128 KiB (execve(2)): with more, no supervisor could be started.
+STORE_NAMES_BYTES = 120 * 1024
 RECEIVE_LIMIT = 64  # datagrams per call: a program that floods the socket gets its share of a turn of the loop, and no more
 FDS_LIMIT = 253  # descriptors of one datagram: the most that the kernel lets anybody send (SCM_MAX_FD), so it drops none here
 
@@ -125,14 +129,10 @@ class Listener:
         """
         for _ in range(RECEIVE_LIMIT):
             try:
-                data, ancillary, flags, _ = self._socket.recvmsg(
-                    STATE_LIMIT_BYTES, _ANCILLARY_BYTES, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                message, fds = receive(self._socket)
             except (BlockingIOError, InterruptedError):
                 return
-            fds = _descriptors(ancillary)
             try:
-                message = None if flags & socket.MSG_TRUNC else _message(data, ancillary)
                 if message is not None:
                     yield message
             finally:
@@ -154,6 +154,15 @@ class Listener:
                 os.unlink(self.path)
         except FileNotFoundError:
             pass
+
+
+def receive(sock: socket.socket) -> tuple[Message | None, array.array[int]]:
+    """The next datagram of a socket with SO_PASSCRED: its message, None for one to be ignored; and its descriptors, which are the caller's.
+
+    raises  BlockingIOError when none waits
+    """
+    data, ancillary, flags, _ = sock.recvmsg(STATE_LIMIT_BYTES, _ANCILLARY_BYTES, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+    return None if flags & socket.MSG_TRUNC else _message(data, ancillary), _descriptors(ancillary)
 
 
 def _remove_socket(path: str) -> None:

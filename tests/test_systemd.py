@@ -385,7 +385,7 @@ class Box:
 
     def pids(self) -> set[str]:
         """All processes of the unit."""
-        return set(self.run("sh", "-c", f"cat {GROUP}/cgroup.procs").split())
+        return set(self.run("sh", "-c", f"cat {GROUP}/cgroup.procs {GROUP}/*/cgroup.procs").split())
 
     def journal(self) -> str:
         return self.said("journalctl", "--no-pager", "-q", "-n", "60", "-u", "reviver")
@@ -447,7 +447,7 @@ def test_under_a_real_systemd(box: Box) -> None:
 
     box.run("systemctl", "stop", "reviver")
     assert box.shown("Result") == "success"
-    assert box.try_("sh", "-c", f"grep -q . {GROUP}/cgroup.procs") != 0, "a stop left processes behind"
+    assert box.try_("sh", "-c", f"grep -q . {GROUP}/cgroup.procs {GROUP}/*/cgroup.procs") != 0, "a stop left processes behind"
     assert box.try_("pgrep", "-x", "sleep") != 0
     assert box.try_("test", "-e", "/run/reviver") != 0
 

@@ -1,4 +1,6 @@
-"""`reviver run`: becomes the daemon. A new program in the same process, so that nothing of the command line stays in its memory."""
+"""`reviver run`: becomes the guard, or the daemon where systemd keeps it. A new program in the same process, so that nothing of the command
+line stays in its memory.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,13 @@ import os
 import sys
 from typing import NoReturn
 
+from supervisor.mechanism.systemd import under_systemd
+
 
 def run(config: str | None) -> NoReturn:
     """Never returns. The daemon reads the configuration itself and says what is wrong with it.
 
     -P: modules are not looked for in the working directory, which may hold anything.
     """
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor", *([config] if config else [])])
+    module = "supervisor" if under_systemd(os.environ) else "supervisor.guard"
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *([config] if config else [])])

@@ -15,17 +15,17 @@ import errno
 import fcntl
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import PurePosixPath
 
 from supervisor import notify
+from supervisor.mechanism.cgroups import CONTROLLERS, UNDIVIDES
 from supervisor.model import ProgramSettings, Settings
 
 STATUS_LIMIT = 500  # characters: one line of `systemctl status`
 WATCHDOG_S = 30  # without a decision for so long the loop is dead
-STORE_FDS = 16384  # that the manager keeps: a socket, a pipe and a pidfd for each of some thousand instances
 STORE_OWED_LIMIT = 4096  # words about descriptors that wait for the manager to read: each holds copies of its descriptors open
 STORE_AGAIN_S = 0.05  # a manager's queue holds 10 datagrams where nobody raised that, and is read within a moment
 FIRST_FD = 3  # SD_LISTEN_FDS_START
@@ -55,7 +55,7 @@ def inherited(environ: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
         return {}
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     kept: dict[str, tuple[int, ...]] = {}
-    for place in range(min(int(count), STORE_FDS)):
+    for place in range(min(int(count), notify.STORE_FDS_LIMIT)):
         fd = FIRST_FD + place
         try:
             fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
@@ -64,6 +64,12 @@ def inherited(environ: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
         name = names[place] if place < len(names) else ""
         kept[name] = (*kept.get(name, ()), fd)
     return kept
+
+
+def guard_of(environ: Mapping[str, str]) -> int | None:
+    """The pid of the guard that keeps this very process, our parent; None without one."""
+    guard = os.getppid()
+    return guard if environ.get(notify.GUARD) == str(guard) else None
 
 
 class Systemd:
@@ -76,6 +82,9 @@ class Systemd:
         self._asked_again = False
         self._owed: dict[str, str] = {}
         self._store_owed: deque[tuple[dict[str, str], list[int]]] = deque()
+        kept = environ.get("LISTEN_FDNAMES", "") if environ.get("LISTEN_PID") == str(os.getpid()) else ""
+        self._kept = Counter(kept.split(":") if kept else ())  # descriptors by name, as the manager has them
+        self._kept_bytes = len(kept)
         self._told_alive: float | None = None
         self.interval_s = _interval_s(environ) if self._path else None
 
@@ -110,8 +119,14 @@ class Systemd:
         """Have the manager keep these open, also when we are dead, until `unstore`.
 
         name  not longer than 255 characters, no colon; what is stored under it already stays
-        fds   as many as one likes; they stay ours. More words than STORE_OWED_LIMIT that wait for the manager are lost
+        fds   they stay ours. What goes beyond notify.STORE_FDS_LIMIT or STORE_NAMES_BYTES is not kept, nor what finds more than
+              STORE_OWED_LIMIT words waiting for the manager
         """
+        size = len(fds) * (len(name) + 1)
+        if self._kept.total() + len(fds) > notify.STORE_FDS_LIMIT or self._kept_bytes + size > notify.STORE_NAMES_BYTES:
+            return
+        self._kept[name] += len(fds)
+        self._kept_bytes += size
         for first in range(0, len(fds), notify.FDS_LIMIT):
             # FDPOLL=0: else systemd drops a pipe whose writer has ended, and a pidfd, with what we still want to learn from it.
             state = {"FDSTORE": "1", "FDNAME": name, "FDPOLL": "0"}
@@ -119,6 +134,7 @@ class Systemd:
 
     def unstore(self, name: str) -> None:
         """Have the manager close all that it keeps under this name."""
+        self._kept_bytes -= self._kept.pop(name, 0) * (len(name) + 1)
         self._keep({"FDSTOREREMOVE": "1", "FDNAME": name}, ())
 
     def _keep(self, state: dict[str, str], fds: Sequence[int]) -> None:
@@ -191,8 +207,10 @@ def unit(settings: Settings, executable: Sequence[str], *, user: bool = False) -
         network="" if user else _NETWORK,
         command=command,
         watchdog_s=WATCHDOG_S,
+        undivides=UNDIVIDES,
+        controllers=" ".join(CONTROLLERS),
         stop_s=round(stop_s(settings.programs)),
-        store_fds=STORE_FDS,
+        store_fds=notify.STORE_FDS_LIMIT,
         directories="" if user else _directories(settings),
         capabilities="" if user else _CAPABILITIES,
         target="default.target" if user else "multi-user.target",
@@ -231,7 +249,8 @@ ExecStart={command}
 ExecReload=kill -HUP $MAINPID
 Restart=always
 RestartSec=100ms
-# 78: the configuration is bad; a restart mends nothing, `systemctl status` says what to mend. 75: `reviver upgrade` asks for a restart.
+# 78: the configuration is bad; a restart mends nothing, `systemctl status` says what to mend.
+# 75: `reviver upgrade` asks to be started anew.
 RestartPreventExitStatus=78
 SuccessExitStatus=75
 
@@ -251,8 +270,13 @@ OOMPolicy=continue
 # Reviver keeps some descriptors open for each program; the programs' processes are counted together here.
 LimitNOFILE=65536:524288
 TasksMax=infinity
-# Its control groups are its own to divide.
+# Its control groups are its own to divide, one for each instance. systemd puts the Reviver that it starts after one that died into the
+# group above them, and the kernel refuses that while it hands controllers on: so they are taken back first (what a delegated unit runs
+# after its end stands in a group .control), and Reviver, which divides only where it reads here that this is done, hands them on again.
 Delegate=yes
+Environment={undivides}=1
+ExecStopPost=-/bin/sh -c 'read -r own </proc/self/cgroup; case $$own in 0::*/.control) \\
+  for name in {controllers}; do echo -$$name >"/sys/fs/cgroup$${{own#0::}}/../cgroup.subtree_control"; done;; esac'
 
 # Hardening: the programs inherit it, so here stands only what no server in a container has either. Left out on purpose:
 # NoNewPrivileges (sudo and set-user-ID helpers), User and PrivateUsers (programs with a user of their own, evidence of them),
