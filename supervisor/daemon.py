@@ -27,11 +27,12 @@ from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Vitals, plan
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import launch, priority, reap, release
+from supervisor.mechanism.adoption import Survivor, listeners, survivor
 from supervisor.mechanism.cgroups import Groups
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.starter import Starter
-from supervisor.mechanism.systemd import Systemd, stop_s, under_systemd
+from supervisor.mechanism.systemd import Systemd, inherited, stop_s, under_systemd
 from supervisor.mechanism.watch import Watcher
 from supervisor.mechanism.witness import Witness
 from supervisor.model import (
@@ -73,14 +74,17 @@ from supervisor.model import (
     Woke,
 )
 from supervisor.notify import Listener
+from supervisor.policy.adoption import adopt
 from supervisor.policy.fleet import drained, step
-from supervisor.records.handover import Handover
+from supervisor.records.handover import Handover, Record
 from supervisor.records.journal import Journal, JournalError, read_story
 from supervisor.records.log import Log, utc
 
 PREFLIGHT_SLACK_S = 15.0  # behind the commands' own time: what it takes to start and end them
 READ_S = 10.0  # a configuration with its includes, and the release of each directory
-LEFTOVER_S = 30.0
+TOLD_KEPT = (
+    20  # newest messages of a program that stand in the handover: far more than one turn has, and the journal is seconds behind
+)
 AHEAD_S = 1.0  # after an instance became ready: while many start at once, nothing more is started
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
 DEFECTS_KEPT = 20  # files about our own mistakes
@@ -112,6 +116,7 @@ class Daemon:
         self._leaders: dict[int, InstanceId] = {}
         self._preflights: dict[str, launch.Preflight] = {}
         self._unwritten: set[str] = set()
+        self._told: dict[str, tuple[Tell, ...]] = {}
         self._reading: asyncio.Task[None] | None = None
         self._defects = 0
         self._loop.set_exception_handler(self._defect)
@@ -143,6 +148,7 @@ class Daemon:
             lives=self._lives,
             born=self._born,
             failed=lambda id, why, permanent: self.post(SpawnFailed(id, why, permanent)),
+            held=self._held,
             groups=self._groups,
         )
         self._outputs = Outputs(where.log_dir, lambda program, text: self._warn(f"{program}: {text}"))
@@ -161,14 +167,14 @@ class Daemon:
             self._loop.add_signal_handler(number, self._shut_down, name)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._log.banner(self._banner())
-        numbers, wishes = await self._end_leftovers()
+        records = await self._lanes["read"].run(self._handover.read_all, deadline_s=READ_S)
         self._fleet = Fleet(
             incidents=self._journal.last_incident(),
-            numbers=numbers,
+            numbers=self._journal.highest(),
             causes=self._journal.causes(),
             releases=self._journal.releases(),
-            wishes=wishes,
         )
+        await self._adopt(records)
         places = await release.resolve_each([program.launch for program in self._settings.programs], self._warn)
         applied = _candidates(self._settings, places)
         await self._server.serve()
@@ -181,33 +187,59 @@ class Daemon:
         await self.ended.wait()
         await self._close()
 
-    async def _end_leftovers(self) -> tuple[dict[str, int], dict[str, Wanted]]:
-        """End the trees that a dead supervisor left, before anything starts.
-
-        returns  each program's highest instance number, and what an operator wanted of it
-        """
-        numbers, wishes = self._journal.highest(), dict[str, Wanted]()
-        for program in self._handover.read_all():
-            name = program.settings.name
-            numbers[name] = max(numbers.get(name, 0), program.started)
+    async def _adopt(self, records: tuple[Record, ...]) -> None:
+        """Go on where a dead supervisor stopped: its instances live on, and become ours."""
+        kept = inherited(self._environ)
+        living: dict[InstanceId, Survivor] = {}
+        for record in records:
+            program = record.program
             for instance in program.instances:
-                await self._end_leftover(instance)
-            wishes[name] = program.wanted
-            self._handover.drop(name)
-        return numbers, wishes
+                if instance.opened and instance.pid is not None:
+                    fds = kept.pop(_kept_instance(instance.id), ())
+                    call = (survivor, instance, fds, program.settings.output.to)
+                    living[instance.id] = await self._lanes["read"].run(*call, deadline_s=READ_S)
+            await self._adopt_sockets(program, living, kept.pop(_kept_sockets(program.settings.name), ()))
+        for name, fds in kept.items():
+            self._systemd.unstore(name)
+            for fd in fds:
+                self._lanes["discard"].put(os.close, fd)
+        unborn = frozenset(id for id, found in living.items() if found.unborn)
+        self._fleet = adopt(self._fleet, [(record.program, record.at) for record in records], unborn)
+        for program in self._fleet.programs.values():
+            for instance in program.instances:
+                self._take_over(program, instance, living[instance.id])
+        known = {self._reaper.group(instance.id) for program in self._fleet.programs.values() for instance in program.instances}
+        for sentence in await self._lanes["reap"].run(self._groups.leftovers, known, deadline_s=READ_S):
+            self._warn(sentence)
+        for record in records:
+            self._told[record.program.settings.name] = record.told
+            for tell in record.told:
+                self._delivery.tell(tell, self._wall(record.at), record.program.settings.runbook)
 
-    async def _end_leftover(self, left: Instance) -> None:
-        if left.pid is None or left.start_ticks is None:
-            return
-        call = (reap.end_leftover, left.pid, left.start_ticks, host.boot_id(), left.id)
-        try:
-            count = await self._lanes["reap"].run(*call, deadline_s=LEFTOVER_S)
-        except LaneError as stuck:
-            self._warn(f"{left.id}, left by a supervisor that died, could not be ended: {stuck}")
-            return
-        if count:
-            text = f"{left.id}, left by a supervisor that died, is ended: {count} process{'' if count == 1 else 'es'}"
-            self._tell_story(Note(left.id.program, "instance.left", text))
+    async def _adopt_sockets(self, program: Program, living: Mapping[InstanceId, Survivor], kept: tuple[int, ...]) -> None:
+        """What the service manager kept, else copies of what an instance that lives has."""
+        addresses = program.build.launch.sockets
+        if not kept and addresses:
+            alive = [(i.pid, living[i.id].pidfd) for i in program.instances if i.pid is not None and i.id in living]
+            kept = await self._lanes["read"].run(listeners, [each for each in alive if each[1] >= 0], deadline_s=READ_S)
+        if kept:
+            await self._starter.adopt(program.settings.name, addresses, kept)
+
+    def _take_over(self, program: Program, instance: Instance, found: Survivor) -> None:
+        assert instance.pid is not None
+        assert instance.start_ticks is not None
+        if found.output >= 0:
+            self._outputs.attach(instance.id, found.output, program.settings.output)
+        self._leaders[instance.pid] = instance.id
+        self._reaper.adopt(instance.id, instance.pid, instance.start_ticks, found.pidfd)
+        limits = program.build.launch.limits
+        self._lanes["reap"].put(self._groups.limit, instance.id.program, instance.pid, instance.start_ticks, limits)
+        if found.pidfd >= 0:
+            self._watch(instance.id, instance.pid, instance.start_ticks, program)
+            if instance.ready is not None:
+                self._watcher.resume(instance.id)
+        how = f"goes on, pid {instance.pid}" if found.pidfd >= 0 else f"pid {instance.pid} ended meanwhile"
+        self._tell_story(Note(str(instance.id), "instance.adopted", f"adopted from a supervisor that died: {how}"))
 
     async def _close(self) -> None:
         """All that is wanted has happened: write what waits, and give everything back."""
@@ -326,7 +358,7 @@ class Daemon:
         self._fleet, effects, wake = step(self._fleet, event, now)
         for name, program in self._fleet.programs.items():
             if before.get(name) is not program:
-                self._write_handover(name, program)
+                self._write_handover(name, program, now, effects)
         self._aftermath(event, before)
         for effect in effects:
             self._perform(effect)
@@ -345,8 +377,10 @@ class Daemon:
             elif isinstance(effect, Tell):
                 self._delivery.tell(effect, self._wall(now), self._runbook(effect.program))
 
-    def _write_handover(self, name: str, program: Program) -> None:
-        problem = self._handover.write(program)
+    def _write_handover(self, name: str, program: Program, now: float, effects: tuple[Effect, ...]) -> None:
+        if told := tuple(effect for effect in effects if isinstance(effect, Tell) and effect.program == name):
+            self._told[name] = (*self._told.get(name, ()), *told)[-TOLD_KEPT:]
+        problem = self._handover.write(program, now, self._told.get(name, ()))
         if problem and name not in self._unwritten:
             self._unwritten.add(name)
             self._warn(problem)
@@ -361,6 +395,7 @@ class Daemon:
                 if program is not None and program.wanted is Wanted.DOWN and not program.instances:
                     self._starter.drop(event.id.program)
                 self._watcher.forget(event.id)
+                self._systemd.unstore(_kept_instance(event.id))
                 self._bury(event, before.get(event.id.program))
                 self._leaders = {pid: id for pid, id in self._leaders.items() if id != event.id}
                 self._starter.unborn(event.id)
@@ -421,6 +456,7 @@ class Daemon:
             case Forget():
                 self._starter.release(effect.program)
                 self._handover.drop(effect.program)
+                self._told.pop(effect.program, None)
             case _:
                 assert_never(effect)
 
@@ -452,9 +488,18 @@ class Daemon:
             self._outputs.attach(id, child.output, program.settings.output)
         assert instance.pid is not None
         assert instance.start_ticks is not None
-        fds = self._starter.sockets(id.program)
-        self._watcher.watch(id, instance.pid, instance.start_ticks, program.settings, fds)
-        self._job(self._witness.born(id, instance.pid))
+        self._systemd.store(_kept_instance(id), (child.pidfd, *([child.output] if child.output >= 0 else [])))
+        self._watch(id, instance.pid, instance.start_ticks, program)
+
+    def _watch(self, id: InstanceId, pid: int, start_ticks: int, program: Program) -> None:
+        self._watcher.watch(id, pid, start_ticks, program.settings, self._starter.sockets(id.program))
+        self._job(self._witness.born(id, pid))
+
+    def _held(self, program: str, fds: tuple[int, ...]) -> None:
+        """Its sockets outlive us with the service manager."""
+        self._systemd.unstore(_kept_sockets(program))
+        if fds:
+            self._systemd.store(_kept_sockets(program), fds)
 
     def _share(self, id: InstanceId, nice: int) -> None:
         for pid, leader in self._leaders.items():
@@ -582,6 +627,15 @@ class Daemon:
     def subscribe(self, callback: Callable[[Story], None]) -> Callable[[], None]:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
+
+
+def _kept_instance(id: InstanceId) -> str:
+    """The name under which the service manager keeps an instance's pidfd and the pipe of its output; it may hold no colon."""
+    return f"instance.{id.program}.{id.number}"
+
+
+def _kept_sockets(program: str) -> str:
+    return f"socket.{program}"
 
 
 def _candidates(settings: Settings, places: list[release.Place]) -> Applied:

@@ -137,6 +137,10 @@ class Supervised:
         mark = f"NOTIFY_SOCKET={self.folder / 'runtime'}".encode()
         return [pid for pid in _everyone() if mark in _environment(pid)]
 
+    def pids_of(self, id: str) -> list[int]:
+        """Those of one instance."""
+        return [pid for pid in self.pids() if f"REVIVER_INSTANCE={id}".encode() in _environment(pid).split(b"\0")]
+
 
 def _everyone() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())

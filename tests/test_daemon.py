@@ -183,19 +183,6 @@ certain = "3s"
         daemon.until("instance.ready", subject="app:2")
 
 
-def test_a_supervisor_killed_leaves_trees_that_the_next_one_ends_first(tmp_path: Path) -> None:
-    with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n") as first:
-        first.until("instance.ready", subject="app:1")
-        first.process.kill()
-        first.process.wait()
-        (old,) = first.pids()
-        with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n") as second:
-            second.until("instance.left")
-            second.until("instance.ready", subject="app:2")
-            (new,) = second.pids()
-            assert new != old
-
-
 @pytest.mark.parametrize(("invocation", "words"), [("0123", "kept by systemd"), (None, "unguarded")])
 def test_the_banner_says_whether_somebody_restarts_the_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invocation: str | None, words: str

@@ -13,11 +13,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from supervisor import host
-from supervisor.model import Build, Instance, InstanceId, LaunchSettings, Program, ProgramSettings, State
-from supervisor.records.handover import Handover
+from supervisor.model import Build, Instance, InstanceId, LaunchSettings, Program, ProgramSettings, Severity, State, Tell
+from supervisor.records.handover import Handover, Record
 from tests.disk import fill, free, small_disk
 
 BOOT = "boot-1"
+AT = 5.0
 LAUNCH = LaunchSettings(command=("sleep", "9"))
 
 # JSON holds neither bytes that are no UTF-8 (configuration refuses them) nor infinities ("off" is None)
@@ -31,6 +32,10 @@ def program(name: str = "store") -> Program:
     return Program(
         settings=ProgramSettings(name=name, launch=LAUNCH), build=Build(1, "4f2a91c", LAUNCH, "/"), instances=(instance,)
     )
+
+
+def programs(handover: Handover) -> tuple[Program, ...]:
+    return tuple(record.program for record in handover.read_all())
 
 
 @pytest.fixture
@@ -49,35 +54,41 @@ def handover(tmp_path: Path, remarks: list[str]) -> Iterator[Handover]:
 @given(value=st.builds(Program))
 def test_read_all_gives_any_program_back_as_it_was(handover: Handover, value: Program) -> None:
     value = replace(value, settings=replace(value.settings, name="store"))
-    assert handover.write(value) == ""
-    assert handover.read_all() == (value,)
+    assert handover.write(value, AT) == ""
+    assert programs(handover) == (value,)
 
 
 def test_write_replaces_and_drop_removes(handover: Handover, tmp_path: Path) -> None:
     first, second = program("api"), program("store")
     for value in (first, second, replace(second, restarts=3)):
-        assert handover.write(value) == ""
-    assert handover.read_all() == (first, replace(second, restarts=3))
+        assert handover.write(value, AT) == ""
+    assert programs(handover) == (first, replace(second, restarts=3))
     handover.drop("api")
     handover.drop("api")
     assert [path.name for path in (tmp_path / "handover").iterdir()] == ["store.json"]
 
 
 def test_files_are_for_the_owner_alone(handover: Handover, tmp_path: Path) -> None:
-    handover.write(program())
+    handover.write(program(), AT)
     assert (tmp_path / "handover").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "handover" / "store.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_read_all_gives_back_when_it_was_written_and_what_people_were_told(handover: Handover) -> None:
+    told = (Tell(3, "store", "hang", Severity.WARNING, "store:7 is suspect", ("command:page",)),)
+    handover.write(program(), AT, told)
+    assert handover.read_all() == (Record(BOOT, AT, program(), told),)
+
+
 def test_read_all_says_and_skips_what_it_cannot_use(handover: Handover, tmp_path: Path, remarks: list[str]) -> None:
-    handover.write(program("store"))
+    handover.write(program("store"), AT)
     folder = tmp_path / "handover"
     (folder / "cut.json").write_bytes((folder / "store.json").read_bytes()[:-20])
     (folder / "other.json").write_text('{"boot": "boot-1", "program": {"settings": 3}}')
     (folder / "binary.json").write_bytes(b"\xff\xfe\x00")
     (folder / "folder.json").mkdir()
     (folder / "half.json.new").write_text("{")
-    assert handover.read_all() == (program("store"),)
+    assert programs(handover) == (program("store"),)
     assert [remark.split(": ")[0].rpartition("/")[2] for remark in remarks] == [
         "binary.json",
         "cut.json",
@@ -87,7 +98,7 @@ def test_read_all_says_and_skips_what_it_cannot_use(handover: Handover, tmp_path
 
 
 def test_read_all_of_another_boot_is_empty(handover: Handover, tmp_path: Path, remarks: list[str]) -> None:
-    handover.write(program())
+    handover.write(program(), AT)
     later = Handover(str(tmp_path), "boot-2", remarks.append)
     assert later.read_all() == ()
     assert remarks == []
@@ -97,37 +108,37 @@ def test_read_all_of_another_boot_is_empty(handover: Handover, tmp_path: Path, r
 def test_write_on_a_full_disk_says_so_and_keeps_the_old_file(remarks: list[str]) -> None:
     with small_disk() as disk:
         handover = Handover(str(disk), BOOT, remarks.append)
-        assert handover.write(program()) == ""
+        assert handover.write(program(), AT) == ""
         fill(disk)
-        sentence = handover.write(replace(program(), restarts=9))
+        sentence = handover.write(replace(program(), restarts=9), AT)
         assert "store.json" in sentence
         assert "No space left on device" in sentence
-        assert handover.read_all() == (program(),)
+        assert programs(handover) == (program(),)
         free(disk)
-        assert handover.write(replace(program(), restarts=9)) == ""
-        assert handover.read_all() == (replace(program(), restarts=9),)
+        assert handover.write(replace(program(), restarts=9), AT) == ""
+        assert programs(handover) == (replace(program(), restarts=9),)
         handover.close()
 
 
 def test_read_of_a_file_that_is_nested_too_deeply_is_reported(handover: Handover, tmp_path: Path, remarks: list[str]) -> None:
     """Garbage must not keep a supervisor from starting."""
-    handover.write(program())
+    handover.write(program(), AT)
     (tmp_path / "handover" / "deep.json").write_text('{"odd":' + "[" * 100_000)
-    assert handover.read_all() == (program(),)
+    assert programs(handover) == (program(),)
     assert "deep.json" in remarks[0]
 
 
 def test_write_after_the_folder_was_removed_makes_it_again(handover: Handover, tmp_path: Path) -> None:
-    handover.write(program())
+    handover.write(program(), AT)
     shutil.rmtree(tmp_path / "handover")
-    assert handover.write(program()) == ""
-    assert handover.read_all() == (program(),)
+    assert handover.write(program(), AT) == ""
+    assert programs(handover) == (program(),)
 
 
 def test_write_of_bytes_that_are_no_text_is_a_sentence(handover: Handover) -> None:
     odd = replace(LAUNCH, env=(("NAME", "\udc80"),))
     value = program()
-    assert "not UTF-8" in handover.write(replace(value, settings=replace(value.settings, launch=odd)))
+    assert "not UTF-8" in handover.write(replace(value, settings=replace(value.settings, launch=odd)), AT)
 
 
 def test_boot_id_is_one_name_for_this_boot() -> None:

@@ -7,17 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from supervisor import host
 from supervisor.lanes import Lane
 from supervisor.mechanism import exits, reap, tree
 from supervisor.mechanism.launch import Child, launch, open_gate
-from supervisor.mechanism.reap import Reaper, end_leftover
+from supervisor.mechanism.reap import Reaper
 from supervisor.model import Build, Event, Exited, InstanceId, LaunchSettings, OutputTo, Spawn
 from tests.processes import gone_within, reap_all, set_subreaper
 
@@ -251,11 +249,13 @@ def test_exit_of_one_leaves_the_daemons_of_another_alone() -> None:
     in_world(test)
 
 
-def test_exit_status_that_another_took_is_unknown() -> None:
+def test_exit_status_that_another_took_is_known_where_the_kernel_keeps_it() -> None:
     async def test(world: World) -> None:
         child = world.start("/bin/sh", "-c", "exit 1")
         steal(child)
-        assert await world.next() == Exited(ID, None, 0, "exit status unknown")
+        keeps = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15)
+        told = (1, 0, "exit code 1") if keeps else (None, 0, "exit status unknown")
+        assert await world.next() == Exited(ID, *told)
 
     in_world(test)
 
@@ -511,30 +511,30 @@ def test_environment_of_a_process_is_read_up_to_a_limit(monkeypatch: pytest.Monk
     assert sum(map(len, found)) < 200_000
 
 
-def test_leftover_is_ended_with_its_daemons() -> None:
+def test_adopted_one_is_killed_with_its_daemons() -> None:
     async def test(world: World) -> None:
         child = await world.start_python(DAEMONS)
         world.reaper.close()
-        reaper = threading.Thread(target=os.waitid, args=(os.P_PID, child.pid, os.WEXITED))  # as init would
-        reaper.start()
-        assert end_leftover(child.pid, child.start_ticks, host.boot_id(), ID) == 11
-        reaper.join()
+        second = Reaper(asyncio.get_running_loop(), world.events.put_nowait, world.lane)
+        second.adopt(ID, child.pid, child.start_ticks, os.pidfd_open(child.pid))
+        second.kill(ID)
+        assert await world.next() == Exited(ID, -9, 0, "killed by SIGKILL")
         assert not alive(child)
+        second.close()
 
     in_world(test)
 
 
-@pytest.mark.parametrize("wrong", ["start", "boot", "id"])
-def test_leftover_of_another_identity_is_left_alone(wrong: str) -> None:
-    """The pid is another process's by now, the host was booted since, or the same pid is another instance's."""
+def test_adopted_leader_of_another_identity_is_left_alone() -> None:
+    """The pid is another instance's by now: nothing of it is killed."""
 
     async def test(world: World) -> None:
         child = await world.start_python(DAEMONS)
-        ticks = child.start_ticks + (wrong != "boot")
-        boot = "another" if wrong == "boot" else host.boot_id()
-        id = ID if wrong == "boot" else InstanceId("store", 9)
-        assert end_leftover(child.pid, ticks, boot, id) == 0
+        id = InstanceId("store", 9)
+        world.reaper.adopt(id, child.pid, child.start_ticks + 1, -1)
+        assert await world.next() == Exited(id, None, 0, "ended while no supervisor ran, and how is not known")
         assert len(alive(child)) == 11
+        world.reaper.watch(child)
         world.reaper.kill(ID)
         await world.next()
 

@@ -39,6 +39,8 @@ ENV = "/usr/bin/env"
 SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 NOT_OPENED = 125  # the exit code of a child whose gate never opened
 NOT_ENTERED = 126  # ... that could not enter its directory
+_WAITS = "read -r REVIVER_INSTANCE"  # what the shell at the gate does
+_WORDS_BYTES = 65536  # of a command line: the gate's own words stand in its beginning
 
 _GIVEN_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)  # programs inherit it, not what `widen` makes of it
 _CATCHABLE = [int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}]
@@ -101,6 +103,15 @@ def open_gate(gate: int, name: str = "") -> None:
     with contextlib.suppress(BrokenPipeError):
         os.write(gate, f"{name}\n".encode())
     os.close(gate)
+
+
+def at_gate(pid: int) -> bool:
+    """Whether this process, one that `start` spawned, is still the shell at its gate, or behind it and no program yet."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as words:
+            return _WAITS.encode() in words.read(_WORDS_BYTES)
+    except OSError:
+        return False
 
 
 def seal() -> None:
@@ -223,7 +234,7 @@ def _gated(
         "export REVIVER_PID=$$",
         *(["export LISTEN_PID=$$"] if listens else []),
         *(f"export {name}={shlex.quote(value)}" for name, value in loading.items()),
-        f"read -r REVIVER_INSTANCE || exit {NOT_OPENED}",
+        f"{_WAITS} || exit {NOT_OPENED}",
         '[ -z "$REVIVER_INSTANCE" ] || export REVIVER_INSTANCE',
         f'cd -P -- "$1" || exit {NOT_ENTERED}',
         "unset OLDPWD",

@@ -4,7 +4,9 @@ An exit is noticed by its pidfd, with no thread and no polling. Usually nothing 
 that is not watched; then the exit is told within the same turn of the loop. Else what is left is killed in the lane first. A leader is
 reaped last: as long as it is a zombie, its pid and its session's number cannot become another's.
 
-Reviver is a subreaper: a descendant that lost its parent becomes ours instead of init's, so that it can be found and is reaped.
+Reviver is a subreaper: a descendant that lost its parent becomes ours instead of init's, so that it can be found and is reaped. The trees
+of a supervisor that died went to the next subreaper above it (the guard, else init): an adopted one is no child of ours, and what leaves
+its tree is looked for there.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from supervisor import host
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import exits
 from supervisor.mechanism import tree as trees
@@ -38,7 +39,8 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 @dataclass(slots=True)
 class _Watched:
     tree: trees.Tree
-    pidfd: int
+    pidfd: int  # -1: it ended while nobody had one
+    foster: int = 0  # of an adopted one: the process that gets what loses its parent in that tree; 0: that is us
     exited: bool = False  # the leader is dead (and not reaped)
     told: bool = False  # ... and that was posted already, with something left
     ending: bool = False  # the lane is at it
@@ -72,6 +74,23 @@ class Reaper:
         self._leaders[child.pid] = child.id
         self._loop.add_reader(child.pidfd, self._leader_ended, child.id)
 
+    def adopt(self, id: InstanceId, pid: int, start_ticks: int, pidfd: int) -> None:
+        """Watch an instance that an earlier supervisor started: post Exited when it ends, or has ended. Takes over the pidfd.
+
+        pidfd  -1: the leader ended and nothing is known of how; what is left of its tree is ended
+        """
+        of = self._tree(id, pid, start_ticks)
+        parent = trees.stat(pid) if pidfd >= 0 else None
+        watched = self._watched[id] = _Watched(
+            of, pidfd, foster=parent.ppid if parent is not None and parent.ppid else os.getppid()
+        )
+        self._leaders[pid] = id
+        if pidfd >= 0:
+            self._loop.add_reader(pidfd, self._leader_ended, id)
+        else:
+            watched.exited = True
+            self._end(id, watched)
+
     def _tree(self, id: InstanceId, leader: int, start_ticks: int) -> trees.Tree:
         group = "" if self._groups is None else self._groups.path(id.program, leader, start_ticks)
         return trees.Tree(leader, start_ticks, trees.marks(id, leader), group)
@@ -86,7 +105,7 @@ class Reaper:
         watched = self._watched.get(id)
         if watched is None:
             self._loop.call_soon(self._post, Exited(id, None, 0, "unknown"))
-        else:
+        elif not watched.exited:
             _send(watched.pidfd, signal.Signals[f"SIG{name}"])
 
     def signal_worker(self, id: InstanceId, pid: int, start_ticks: int, name: str) -> None:
@@ -109,7 +128,7 @@ class Reaper:
         if watched is None:
             self._loop.call_soon(self._post, Exited(id, None, 0, "unknown"))
         elif not watched.ending:
-            if watched.exited or self._strangers() or trees.children(watched.tree.leader):
+            if watched.exited or watched.foster or self._strangers() or trees.children(watched.tree.leader):
                 self._end(id, watched)
             else:
                 _send(watched.pidfd, signal.SIGKILL)
@@ -121,8 +140,9 @@ class Reaper:
             if timer is not None:
                 timer.cancel()
         for watched in self._watched.values():
-            self._loop.remove_reader(watched.pidfd)
-            os.close(watched.pidfd)
+            if watched.pidfd >= 0:
+                self._loop.remove_reader(watched.pidfd)
+                os.close(watched.pidfd)
         self._watched.clear()
         self._leaders.clear()
 
@@ -132,7 +152,7 @@ class Reaper:
         self._loop.remove_reader(watched.pidfd)
         if watched.ending:
             return
-        if self._strangers():
+        if watched.foster or self._strangers():
             self._end(id, watched)
         else:
             self._tell(id, watched, 0)
@@ -143,7 +163,11 @@ class Reaper:
 
     def _end(self, id: InstanceId, watched: _Watched) -> None:
         watched.ending = True
-        done = self._lane.run(trees.end, watched.tree, trees.orphans, END_S, deadline_s=LANE_S)
+        strangers = trees.orphans
+        if watched.foster:
+            known = self._leaders.keys() - {watched.tree.leader}
+            strangers = functools.partial(_fostered, watched.foster, frozenset(known))
+        done = self._lane.run(trees.end, watched.tree, strangers, END_S, deadline_s=LANE_S)
         done.add_done_callback(functools.partial(self._end_tried, id))
 
     def _end_tried(self, id: InstanceId, done: asyncio.Future[int]) -> None:
@@ -162,10 +186,13 @@ class Reaper:
         if left and watched.told:
             return
         watched.told = True
-        status, words = exits.ending(watched.pidfd, watched.tree.leader, reap=not left)
+        status, words = None, "ended while no supervisor ran, and how is not known"
+        if watched.pidfd >= 0:
+            status, words = exits.ending(watched.pidfd, watched.tree.leader, reap=not left)
         if not left:
             del self._watched[id], self._leaders[watched.tree.leader]
-            os.close(watched.pidfd)
+            if watched.pidfd >= 0:
+                os.close(watched.pidfd)
             self._tidy_soon()
         self._post(Exited(id, status, left, words))
 
@@ -215,18 +242,9 @@ class Reaper:
             self._sweeping = self._loop.call_later(STRANGER_S, self._sweep)
 
 
-def end_leftover(pid: int, start_ticks: int, boot_id: str, instance: InstanceId) -> int:
-    """End the tree that a dead supervisor left behind. Blocks, for a lane, at most END_S and one round more.
-
-    pid, start_ticks, boot_id  the identity of its leader, from the handover; in another boot nothing of it lives
-    returns                    how many processes of it were found
-    """
-    if boot_id != host.boot_id():
-        return 0
-    left = trees.Tree(pid, start_ticks, trees.marks(instance, pid))
-    found = len(trees.living(left, trees.everyone()))
-    trees.end(left, trees.everyone, END_S)
-    return found
+def _fostered(foster: int, known: frozenset[int]) -> list[int]:
+    """Where what left an adopted tree is to be looked for: with whoever got it, and among our own orphans."""
+    return [pid for pid in (*trees.children(foster), *trees.orphans()) if pid not in known]
 
 
 def _send(pidfd: int, number: signal.Signals) -> None:

@@ -20,7 +20,7 @@ import re
 import socket
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import tenacity
@@ -75,6 +75,21 @@ class Holder:
             if address not in addresses:
                 _close(held)
         return tuple(held.fd for held in self._held[program])
+
+    def adopt(self, program: str, addresses: Sequence[str], fds: Iterable[int]) -> tuple[int, ...]:
+        """Take over listening sockets of an earlier supervisor; those that belong to no address, or to one twice, are closed.
+
+        returns  the program's sockets in the order of the addresses; () when one is missing: then `hold` opens it
+        """
+        found = {held.address: held for held in self._held.get(program, ())}
+        for fd in fds:
+            address = _bound(fd, [address for address in addresses if address not in found])
+            if address is None:
+                os.close(fd)
+            else:
+                found[address] = Held(address, fd, _file(address.removeprefix("unix:")) if address.startswith("unix:") else None)
+        self._held[program] = tuple(found[address] for address in addresses if address in found)
+        return tuple(found[address].fd for address in addresses) if len(found) == len(set(addresses)) else ()
 
     def release(self, program: str) -> None:
         """Close what a program has, and remove the files of its unix sockets."""
@@ -207,6 +222,28 @@ def _clear(path: str) -> None:
         except BlockingIOError:
             pass  # its queue is full: it lives
         raise _Busy
+
+
+def _bound(fd: int, addresses: Sequence[str]) -> str | None:
+    """The address among these that a descriptor listens on; None when it is no such socket."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as listener:
+            if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return None
+            name = listener.getsockname()
+    except OSError:
+        return None
+    for address in addresses:
+        if isinstance(name, str):
+            same = address == f"unix:{name}"
+        elif address.startswith("unix:"):
+            same = False
+        else:
+            family, (host, port) = _parsed(address)
+            same = family == listener.family and port == name[1] and ipaddress.ip_address(host) == ipaddress.ip_address(name[0])
+        if same:
+            return address
+    return None
 
 
 def _close(held: Held) -> None:

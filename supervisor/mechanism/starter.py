@@ -31,6 +31,7 @@ class Starter:
         lives: Callable[[InstanceId], bool],
         born: Callable[[Child], None],
         failed: Callable[[InstanceId, str, bool], None],
+        held: Callable[[str, tuple[int, ...]], None],
         groups: Groups | None = None,
     ) -> None:
         """
@@ -38,10 +39,11 @@ class Starter:
         lives   whether an instance is still one of policy's
         born    gets each process that waits at its gate for `open`
         failed  gets (id, why, whether the same attempt will fail again) of an instance for which no process came to be
+        held    gets each program's sockets when they were opened; () when they are closed
         """
         self._environ = environ
         self._notify = notify
-        self._lives, self._born, self._failed = lives, born, failed
+        self._lives, self._born, self._failed, self._tell_held = lives, born, failed, held
         self._groups = groups
         self._holder = Holder()
         self._ahead = Ahead()
@@ -75,6 +77,13 @@ class Starter:
                 if fd >= 0:
                     os.close(fd)
 
+    async def adopt(self, program: str, addresses: tuple[str, ...], fds: tuple[int, ...]) -> None:
+        """Hold the listening sockets of an earlier supervisor; what is missing is opened at the next start."""
+        call = (self._holder.adopt, program, addresses, fds)
+        if found := await self._holding.run(*call, deadline_s=HOLD_S):
+            self._held[program] = (addresses, found)
+            self._tell_held(program, found)
+
     def sockets(self, program: str) -> tuple[int, ...]:
         """The program's held sockets."""
         return self._held.get(program, ((), ()))[1]
@@ -96,6 +105,7 @@ class Starter:
         """The program is gone: close its sockets."""
         self.drop(program)
         if self._held.pop(program, None) is not None:
+            self._tell_held(program, ())
             self._holding.put(self._holder.release, program)
 
     def drain(self) -> None:
@@ -117,6 +127,7 @@ class Starter:
             return
         fds = held.result()
         self._held[effect.id.program] = (effect.build.launch.sockets, fds)
+        self._tell_held(effect.id.program, fds)
         if self._lives(effect.id):
             self._launch(effect, fds, to)
 

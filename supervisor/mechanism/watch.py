@@ -36,6 +36,7 @@ from supervisor.policy.diagnosis import LEAK_BYTES_PER_S
 from supervisor.policy.facts import (
     Beaten,
     Blinded,
+    Fact,
     HostSeen,
     Queued,
     Readied,
@@ -131,6 +132,18 @@ class Watcher:
         program.unsee("", now)  # who owns a connection was not looked for while one was alone
         instance.next_find = now + FIND_AT_S[0]
         self._plan(program, now)
+
+    def resume(self, id: InstanceId) -> None:
+        """It was ready under an earlier supervisor: nothing is known of the time since, so nothing is concluded from it."""
+        program, instance = self._named(id)
+        if program is None or instance is None:
+            return
+        now = time.monotonic()
+        instance.take(Readied(now))
+        blind_s = program.settings.hang.suspect_s + BLIND_S
+        instance.take(Blinded(now, now + blind_s, "an earlier supervisor watched it until now"))
+        instance.densely(now, blind_s)
+        self._soon(id.program)
 
     def update(self, settings: ProgramSettings) -> None:
         """Take up changed settings of a program."""
@@ -241,6 +254,14 @@ class Watcher:
         """The samples of the last minute: what an incident keeps of the time before it."""
         _, instance = self._named(id)
         return instance.sampler.since(-math.inf) if instance is not None else ()
+
+    def record(self, id: InstanceId, tape: Callable[[Fact], None] | None) -> None:
+        """Give each fact about the instance to `tape` from now on, its rules first; None ends that. Of an unknown one: nothing."""
+        _, instance = self._named(id)
+        if instance is not None:
+            instance.tape = tape
+            if tape is not None:
+                tape(instance.sight.rules)
 
     # --- the one timer ----------------------------------------------------------------------------------------------------------
 

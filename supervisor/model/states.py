@@ -243,6 +243,15 @@ class Trial:
     alone: float | None = None  # since when it serves and the old ones are gone: the probation counts from here
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The build that is to be the next one under way: nothing moves before its preflight has passed and the link names it."""
+
+    build: Build
+    by: str
+    back: bool = False  # an operator goes back from what runs
+
+
 class Standing(StrEnum):
     """What became of a release."""
 
@@ -282,7 +291,8 @@ class Program:
 
     settings: ProgramSettings
     build: Build
-    preflight: Preflight = Preflight.PASSED
+    proposed: Proposal | None = None
+    preflight: Preflight = Preflight.PASSED  # of what is proposed, else of the build
     preflight_asked: float | None = None
     good: Build | None = None  # the last build that was trusted
     previous: Build | None = None  # the one that was trusted before `good`
@@ -330,4 +340,3 @@ class Fleet:
     numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet
     causes: dict[str, tuple[Known, ...]] = field(default_factory=dict)  # what is remembered of them
     releases: dict[str, tuple[Release, ...]] = field(default_factory=dict)  # which ones they had
-    wishes: dict[str, Wanted] = field(default_factory=dict)  # what an operator wanted of them, before the last supervisor died

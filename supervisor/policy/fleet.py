@@ -83,7 +83,6 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
                 fleet.numbers.get(name, 0),
                 fleet.causes.get(name, ()),
                 fleet.releases.get(name, ()),
-                fleet.wishes.get(name),
             )
             if known is None
             else one.apply(known, candidate, now)

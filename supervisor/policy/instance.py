@@ -158,6 +158,7 @@ def _ready(program: Program, instance: Instance, clock: Clock) -> Settled:
         since=clock.now,
         suspected=clock.now,
         evidence=None,
+        evidence_asked=True,
         reported=False,
         cause="",
         where="",
@@ -180,6 +181,8 @@ def _suspect(program: Program, instance: Instance, world: World, clock: Clock) -
         recovered = replace(instance, state=State.READY, since=clock.now, suspected=None, continued=False, demoted=False)
         return program, recovered, effects
     program, instance = _report(program, instance, clock)
+    if not instance.evidence_asked:
+        return program, replace(instance, evidence_asked=True), (TakeEvidence(instance.id),)
     return _judge(program, instance, world, clock)
 
 

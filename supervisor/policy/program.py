@@ -72,14 +72,12 @@ def create(
     started: int = 0,
     causes: tuple[Known, ...] = (),
     past: tuple[Release, ...] = (),
-    wish: Wanted | None = None,
 ) -> Program:
     """A program that is not here yet.
 
     started  the highest instance number that was ever given for its name
     causes   what is remembered of it
     past     its releases so far
-    wish     what an operator wanted of it in an earlier life; None asks the configuration
     """
     settings = candidate.settings
     build = Build(1, candidate.release, settings.launch, candidate.directory)
@@ -87,7 +85,7 @@ def create(
         settings=settings,
         build=build,
         preflight=_preflight(settings.launch.preflight),
-        wanted=wish if wish is not None else Wanted.DOWN if settings.manual else Wanted.UP,
+        wanted=Wanted.DOWN if settings.manual else Wanted.UP,
         started=started,
         causes=causes,
         link=Link(settings.launch.directory, candidate.directory) if candidate.linked else None,
@@ -291,6 +289,7 @@ STAGES: tuple[Stage, ...] = (
     instances,
     signals,
     leave.press,
+    builds.accept,
     builds.trial,
     builds.switch,
     leave.leave,

@@ -1,7 +1,8 @@
 """What a later supervisor needs to go on: one file per program, written by the loop itself before the effects are done.
 
-`<runtime_dir>/handover/<program>.json` holds the program's whole value and the boot it belongs to. Written under another name and
-renamed, without fsync: it has to survive the death of the supervisor, not of the host (another boot has no processes to adopt).
+`<runtime_dir>/handover/<program>.json` holds the program's whole value, the instant of the turn that wrote it, and the boot it belongs to;
+and the newest messages for people, which the journal may not have written yet. Written under another name and renamed, without fsync:
+it has to survive the death of the supervisor, not of the host (another boot has no processes to adopt).
 A write takes some 50 µs, and never raises: what went wrong comes back as a sentence.
 """
 
@@ -15,16 +16,20 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor.model import Program
+from supervisor.model import Program, Tell
 
 SUFFIX = ".json"
 NEW = ".new"  # of a file that is being written: one writer, so one name
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class Record:
+    """What stands of one program: its value, when that was written (monotonic seconds), and what people were being told."""
+
     boot: str
+    at: float
     program: Program
+    told: tuple[Tell, ...] = ()
 
 
 class Handover:
@@ -38,11 +43,11 @@ class Handover:
         self._encoder = msgspec.json.Encoder()
         self._dir_fd = self._open()
 
-    def write(self, program: Program) -> str:
+    def write(self, program: Program, at: float, told: tuple[Tell, ...] = ()) -> str:
         """Let the program's file say this. Returns "", or the sentence that says why the file is not up to date."""
         name = program.settings.name + SUFFIX
         try:
-            data = self._encoder.encode(_Record(self._boot_id, program))
+            data = self._encoder.encode(Record(self._boot_id, at, program, told))
             try:
                 self._replace(name, data)
             except FileNotFoundError:  # somebody emptied the runtime directory under us
@@ -64,10 +69,10 @@ class Handover:
         except OSError as problem:
             self._report(f"cannot remove {self._path / name}{SUFFIX}: {problem.strerror}")
 
-    def read_all(self) -> tuple[Program, ...]:
+    def read_all(self) -> tuple[Record, ...]:
         """What the last supervisor of this boot left, by name. Files that cannot be read are reported and skipped. Blocks."""
-        decoder = msgspec.json.Decoder(_Record)
-        programs = []
+        decoder = msgspec.json.Decoder(Record)
+        records = []
         for path in sorted(self._path.glob("*" + SUFFIX)):
             try:
                 record = decoder.decode(path.read_bytes())
@@ -77,8 +82,8 @@ class Handover:
                 self._report(f"cannot use {path}: {problem}; what runs of {path.stem} is not known")
             else:
                 if record.boot == self._boot_id:
-                    programs.append(record.program)
-        return tuple(programs)
+                    records.append(record)
+        return tuple(records)
 
     def close(self) -> None:
         """Let go of the folder; the files stay."""
