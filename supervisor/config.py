@@ -91,7 +91,6 @@ class Section:
     make: Callable[..., Any]
 
 
-_NO_CGROUPS = "needs cgroups, which Reviver does not use yet"
 _NO_STAKEHOLDERS = "stakeholders are not told yet"
 
 REVIVER: Mapping[str, Key | Section] = {
@@ -106,9 +105,9 @@ REVIVER: Mapping[str, Key | Section] = {
 LIMITS: Mapping[str, Key | Section] = {
     "nofile": Key(readers.number(1, 1 << 30)),
     "core": Key(readers.size()),
-    "memory": Key(readers.size(1 << 20), "memory_bytes", _NO_CGROUPS),
-    "cpu": Key(readers.number(0.01, 4096, whole=False), "", _NO_CGROUPS),
-    "processes": Key(readers.number(1, 1 << 22), "", _NO_CGROUPS),
+    "memory": Key(readers.size(1 << 20), "memory_bytes"),
+    "cpu": Key(readers.number(0.01, 4096, whole=False)),
+    "processes": Key(readers.number(1, 1 << 22)),
 }
 
 LAUNCH: Mapping[str, Key | Section] = {

@@ -489,13 +489,23 @@ def test_a_crash_is_written_down_with_its_cause(tmp_path: Path) -> None:
     assert kept(tmp_path)["ended"] == "exit code 1"
 
 
-def test_an_oom_kill_shows_in_the_counter_of_its_cgroup(tmp_path: Path) -> None:
+def test_an_oom_kill_shows_in_the_counter_of_its_group(tmp_path: Path) -> None:
     events = tmp_path / "memory.events"
     events.write_text("oom 1\noom_kill 1\noom_group_kill 0\n")
-    before = deaths.OomCount(str(events), 1, 0)
+    before = deaths.OomCount(str(tmp_path), 1, 0)
     assert not deaths.oom_killed(before)
-    events.write_text("oom 2\noom_kill 2\noom_group_kill 0\n")
+    events.write_text("oom 1\noom_kill 2\noom_group_kill 0\n")
     assert deaths.oom_killed(before)
+
+
+def test_a_kill_for_want_of_memory_names_the_limit_where_that_was_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("268435456\n")
+    before = deaths.OomCount(str(tmp_path), 1, 0, 1)
+    said = []
+    for met in (1, 2):
+        (tmp_path / "memory.events").write_text(f"oom {met}\noom_kill 2\n")
+        said.append(evidence.crash(subject(1, tmp_path), "killed by SIGKILL", before, str(tmp_path)).summary)
+    assert said == ["killed by the kernel: out of memory", "killed by the kernel: out of memory (limits.memory is 256 MiB)"]
 
 
 def test_the_kernels_lines_about_a_process_are_told_from_others() -> None:

@@ -14,6 +14,7 @@ from supervisor import config, servers
 from supervisor.commands.configuration import refusal
 from supervisor.commands.screen import remark, safe, say, say_json
 from supervisor.control.messages import BAD_CONFIG, REFUSED
+from supervisor.mechanism.cgroups import idle_limits, prospect
 from supervisor.mechanism.launch import run_preflight
 from supervisor.mechanism.release import resolve
 from supervisor.model import Build, ProgramSettings, RunPreflight, Settings
@@ -68,8 +69,14 @@ def _program(settings: ProgramSettings) -> dict[str, Any]:
         "because": settings.relief.extra_because,
         "preflights": len(settings.launch.preflight),
         "preflight_problem": problem,
-        "remarks": list(servers.remarks(settings)),
+        "remarks": [*servers.remarks(settings), *_idle_limits(settings)],
     }
+
+
+def _idle_limits(settings: ProgramSettings) -> list[str]:
+    """What was written of limits, and this host does not have."""
+    controllers, why = prospect(os.environ)
+    return [f"limits.{key} has no effect here: {why}" for key in idle_limits(settings.launch.limits, controllers)]
 
 
 def _show(answer: dict[str, Any]) -> None:

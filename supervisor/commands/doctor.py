@@ -15,6 +15,7 @@ from pathlib import Path
 
 from supervisor import config
 from supervisor.commands.screen import say, say_json, table
+from supervisor.mechanism import cgroups
 from supervisor.mechanism.sockdiag import SockDiag
 from supervisor.model import DaemonSettings
 
@@ -88,21 +89,17 @@ def pidfd() -> Iterator[Finding]:
 
 
 def cgroup() -> Iterator[Finding]:
-    root = Path("/sys/fs/cgroup")
-    without = "trees are ended by walking them, and limits.memory, cpu and processes have no effect"
-    if not (root / "cgroup.controllers").exists():
-        yield Finding("cgroup v2", LIMITED, f"not mounted at {root}: {without}")
+    try:
+        ground = cgroups.survey(os.environ)
+    except cgroups.NoGroupsError as problem:
+        without = "trees are ended by walking them, and limits.memory, cpu and processes have no effect"
+        yield Finding("cgroup v2", LIMITED, f"{problem}: {without}")
         return
-    own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2]
-    mine = root / own.lstrip("/")
-    controllers = (mine / "cgroup.controllers").read_text().split() if (mine / "cgroup.controllers").exists() else []
-    if not os.access(mine, os.W_OK):
-        yield Finding("cgroup v2", LIMITED, f"{mine} is not ours to divide: {without} (systemd delegates it: Delegate=yes)")
-    elif {"memory", "cpu", "pids"} - set(controllers):
-        lacking = ", ".join(sorted({"memory", "cpu", "pids"} - set(controllers)))
-        yield Finding("cgroup v2", LIMITED, f"{mine} has no controller for {lacking}: those limits have no effect")
+    if ground.lacking:
+        text = f"{ground.lacking}: whole trees are killed at once, but not limited by these"
+        yield Finding("cgroup v2", LIMITED, text)
     else:
-        yield Finding("cgroup v2", OK, f"{mine} may be divided: {', '.join(controllers)}")
+        yield Finding("cgroup v2", OK, f"whole trees are killed at once, and limited: {', '.join(ground.controllers)}")
 
 
 def subreaper() -> Iterator[Finding]:

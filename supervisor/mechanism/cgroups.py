@@ -22,7 +22,7 @@ import re
 import select
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,15 +71,25 @@ def survey(environ: Mapping[str, str]) -> Ground:
     managed = os.path.isdir(_SYSTEMD)
     if managed and not _delegated(base):
         raise NoGroupsError(f"{base} is systemd's own to divide (run Reviver from its unit, which has Delegate=yes)")
-    there = _words(base / "cgroup.controllers")
-    controllers = tuple(name for name in CONTROLLERS if name in there)
+    controllers, lacking = _offered(base)
     if managed and own == base and UNDIVIDES not in environ:
         # systemd puts the one that it starts after our death into this very group, and the kernel refuses that while it is divided
         return Ground(base, False, (), "this unit does not undo the division when Reviver dies (reviver systemd install)")
     if not _is_root(base) and not set(controllers) <= set(_words(base / "cgroup.subtree_control")) and _others(base):
         return Ground(base, not managed, (), f"{base} holds processes that are not Reviver's")
-    missing = [name for name in CONTROLLERS if name not in there]
-    return Ground(base, not managed, controllers, f"{base} has no controller for {', '.join(missing)}" if missing else "")
+    return Ground(base, not managed, controllers, lacking)
+
+
+def prospect(environ: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    """The controllers that a Reviver on this host will have, and why not all: from here, else from its unit, where systemd runs."""
+    try:
+        ground = survey(environ)
+    except NoGroupsError as problem:
+        _, mounted = _mount()
+        if not mounted or not os.path.isdir(_SYSTEMD):
+            return (), str(problem)
+        return _offered(Path(mounted))
+    return ground.controllers, ground.lacking
 
 
 def where(pid: int) -> Path | None:
@@ -143,10 +153,16 @@ class Groups:
             except OSError as problem:
                 self._say(f"{program}: limits.{key} has no effect: cannot write {group}/{file}: {problem.strerror}")
 
-    def leftovers(self) -> dict[str, int]:
-        """How many processes live in each of our groups, by its path; empty ones are left out."""
+    def leftovers(self, known: Container[str]) -> list[str]:
+        """A sentence for each group in which somebody lives and which is none of these: of instances that nobody knows any more."""
         groups = [f"{self._folder}/{name}" for name in self._names()]
-        return {group: count for group in groups if (count := len(members(group)))}
+        counts = {group: len(members(group)) for group in groups if group not in known}
+        return [
+            f"{count} process{'' if count == 1 else 'es'} of an instance that no supervisor knows any more: left alone"
+            f" (echo 1 > {group}/cgroup.kill ends {'it' if count == 1 else 'them'})"
+            for group, count in counts.items()
+            if count
+        ]
 
     def tidy(self) -> bool:
         """Remove groups that have been empty for GONE_S. Answers whether some have to wait for that."""
@@ -239,12 +255,21 @@ def _wishes(limits: Limits) -> Iterator[tuple[str, str, str, str]]:
         yield "processes", "pids", "pids.max", str(limits.processes)
 
 
-def lacking(limits: Limits, controllers: tuple[str, ...]) -> tuple[str, ...]:
+def idle_limits(limits: Limits, controllers: Container[str]) -> tuple[str, ...]:
     """The keys of those limits that have no effect with these controllers."""
     return tuple(key for key, controller, _, _ in _wishes(limits) if controller not in controllers)
 
 
 # --- what is ours ---------------------------------------------------------------------------------------------------------------
+
+
+def _offered(group: Path) -> tuple[tuple[str, ...], str]:
+    """The controllers that a group may hand on, and a sentence about those that it may not."""
+    there = _words(group / "cgroup.controllers")
+    missing = [name for name in CONTROLLERS if name not in there]
+    return tuple(
+        name for name in CONTROLLERS if name in there
+    ), f"{group} has no controller for {', '.join(missing)}" if missing else ""
 
 
 def _delegated(base: Path) -> bool:

@@ -1,7 +1,7 @@
 """What the kernel says of a death: whether it killed for memory, and its own lines about the process.
 
-Reads cgroup and /proc counters and the kernel's log; starts nothing. An OOM kill looks like any SIGKILL, so a counter is read before and
-after. Blocks for a moment, for a lane.
+Reads counters of control groups and /proc, and the kernel's log; starts nothing. An OOM kill looks like any SIGKILL, so a counter is
+read before and after. Blocks for a moment, for a lane.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from supervisor.mechanism import cgroups
+
 LOG_RECORDS_LIMIT = 20_000  # of the kernel's log that are looked at: its buffer holds some thousands
 RECORD_BYTES = 8192  # the kernel refuses to give a record to a smaller buffer
 LINES_LIMIT = 10
@@ -18,27 +20,29 @@ LINES_LIMIT = 10
 
 @dataclass(frozen=True, slots=True)
 class OomCount:
-    """How often the kernel has killed for memory, at one moment: in the process's cgroup, and on the host. None: not to be known.
+    """How often the kernel has killed for memory, at one moment: in the process's group, and on the host. None: not to be known.
 
-    events  the cgroup's memory.events, which outlives the process
+    group  the folder of its control group (version 2), which outlives the process for a while; "" for none
+    met    how often the group's own limit was the reason
     """
 
-    events: str
-    in_cgroup: int | None
+    group: str
+    in_group: int | None
     on_host: int | None
+    met: int | None = None
 
 
 def oom_count(pid: int) -> OomCount:
     """Read while the process lives, to be compared after its death."""
-    events = _events(pid)
-    return OomCount(events, _counter(events), _counter("/proc/vmstat"))
+    group = str(cgroups.where(pid) or "")
+    return OomCount(group, _in_group(group, "oom_kill"), _counter("/proc/vmstat", "oom_kill"), _in_group(group, "oom"))
 
 
 def oom_killed(before: OomCount) -> bool:
-    """Whether the kernel killed for memory since then: in its cgroup where that is known, else on the host."""
-    if before.in_cgroup is not None and (now := _counter(before.events)) is not None:
-        return now > before.in_cgroup
-    now = _counter("/proc/vmstat")
+    """Whether the kernel killed for memory since then: in its group where that is known, else on the host."""
+    if before.in_group is not None and (now := _in_group(before.group, "oom_kill")) is not None:
+        return now > before.in_group
+    now = _counter("/proc/vmstat", "oom_kill")
     return now is not None and before.on_host is not None and now > before.on_host
 
 
@@ -71,20 +75,22 @@ def about(record: str, pids: set[int]) -> str:
     return text if named is not None and int(named[1] or named[2]) in pids else ""
 
 
-def _events(pid: int) -> str:
-    """The memory.events of a process's cgroup (version 2); "" where there is none."""
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    except OSError:
-        return ""
-    path = next((line[3:] for line in lines if line.startswith("0::")), "")
-    return f"/sys/fs/cgroup{path.rstrip('/')}/memory.events" if path else ""
+def met_limit_bytes(before: OomCount) -> int | None:
+    """The limit of the process's group, if that was met since then; None if it was not, or there is none."""
+    now = _in_group(before.group, "oom")
+    if before.met is None or now is None or now <= before.met:
+        return None
+    return cgroups.memory_limit_bytes(before.group)
 
 
-def _counter(path: str) -> int | None:
-    """The `oom_kill` line of a file of counters."""
+def _in_group(group: str, name: str) -> int | None:
+    return _counter(cgroups.counters(group), name) if group else None
+
+
+def _counter(path: str, name: str) -> int | None:
+    """One line of a file of counters."""
     try:
-        lines = Path(path).read_text().splitlines() if path else []
+        lines = Path(path).read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)

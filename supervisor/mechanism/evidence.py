@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.mechanism import dump_kernel, origin, tree
-from supervisor.mechanism.deaths import OomCount, kernel_lines, oom_killed
+from supervisor.mechanism.deaths import OomCount, kernel_lines, met_limit_bytes, oom_killed
 from supervisor.mechanism.dump_jvm import Jvm
 from supervisor.mechanism.dump_kernel import KernelThread, Socket
 from supervisor.mechanism.dump_native import Native
@@ -27,7 +27,7 @@ from supervisor.mechanism.dump_python import Python
 from supervisor.mechanism.dumping import DumpError, Snapshot, Snapshots, Stack, Taker
 from supervisor.mechanism.redaction import hide
 from supervisor.model import InstanceId
-from supervisor.policy.cause import BUSY_RATIO, Cause, Code, Frame, Thread, cause, packages, summary
+from supervisor.policy.cause import BUSY_RATIO, MEMORY, Cause, Code, Frame, Thread, cause, packages, summary
 from supervisor.policy.cause import crash as named_crash
 
 LIMIT_S = 2.4  # in all: policy does not wait for evidence longer than 3 s
@@ -121,6 +121,8 @@ def crash(subject: Subject, words: str, before: OomCount | None, state_dir: str)
     output = _last_lines(subject.last_output())
     code = Code(subject.directories, packages(subject.command))
     found = named_crash(words, output, code, subject.release, before is not None and oom_killed(before))
+    if found.error == MEMORY and before is not None and (limit := met_limit_bytes(before)) is not None:
+        found = replace(found, error=f"{MEMORY} (limits.memory is {_size(limit)})")
     body = {
         "instance": str(subject.id),
         "taken_wall": time.time(),
@@ -131,6 +133,11 @@ def crash(subject: Subject, words: str, before: OomCount | None, state_dir: str)
         "last_output": output,
     }
     return Taken(_keep(state_dir, subject.id, body), found)
+
+
+def _size(count: int) -> str:
+    unit, name = next((each for each in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")) if count % each[0] == 0), (1, "B"))
+    return f"{count // unit} {name}"
 
 
 def collect(pid: int, until: float, takers: Sequence[Taker] = TAKERS) -> Collected:

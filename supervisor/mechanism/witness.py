@@ -64,7 +64,7 @@ class Witness:
             found = await self._lane.run(*call, deadline_s=EVIDENCE_S)
         except LaneError:
             return
-        if found.cause is not None and found.cause.where:
+        if found.cause is not None and (found.cause.where or found.cause.error != words):
             self._tell(Note(str(instance.id), "evidence.taken", found.summary))
 
     def forget(self, id: InstanceId) -> None:
