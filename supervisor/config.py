@@ -161,6 +161,7 @@ RESTART: Mapping[str, Key | Section] = {
 OUTPUT: Mapping[str, Key | Section] = {
     "to": Key(readers.choice({to.value: to for to in OutputTo})),
     "rotate": Key(readers.size(4096, off=True), "rotate_bytes"),
+    "age": Key(readers.duration("1m", off=True), "age_s"),
     "keep": Key(readers.number(0, 10_000)),
     "compress": Key(readers.boolean),
     "timestamps": Key(readers.boolean),

@@ -36,6 +36,10 @@ GZIP_LEVEL = 1  # a third of the time of the usual 6, for a tenth more bytes: th
 LOWEST_PRIORITY = 19
 POLL_S = 0.1  # how often a follower looks for more
 
+NOTE = "user.reviver"  # the extended attribute with what is known of a file
+STAMP_BYTES = len("2026-01-01T00:00:00.000Z ")
+BARE_STAMP = re.compile(rb"(?:^|\n)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z )\Z")
+
 _names = threading.Lock()  # held while files are renamed: by a rotation, and by a compression that puts its result in place
 
 
@@ -47,13 +51,17 @@ class LogFile:
         self.program = program
         self.settings = settings
         self.position = 0  # where the next byte goes
+        self.writer = 0  # the instance whose bytes are the last ones in it, also of an earlier life; 0: none that will go on
+        self._began_wall = 0.0
         self._fd = -1
         self._identity = (0, 0)
 
     @property
     def room(self) -> int:
         """Bytes until it is to be rotated; never positive once it is."""
-        return self.settings.rotate_bytes - self.position if self.settings.rotate_bytes is not None else LINE_BYTES
+        room = self.settings.rotate_bytes - self.position if self.settings.rotate_bytes is not None else LINE_BYTES
+        aged = self.settings.age_s is not None and self.position > 0 and time.time() >= self._began_wall + self.settings.age_s
+        return min(room, 0) if aged else room
 
     def ready(self) -> bool:
         """Open it, or open it again where somebody removed, replaced or cut it. True when it is not what it was before."""
@@ -63,15 +71,36 @@ class LogFile:
                 if (now.st_dev, now.st_ino) == self._identity:
                     if now.st_size >= self.position:
                         return False
-                    self.position = os.lseek(self._fd, 0, os.SEEK_END)
+                    self._begin()
                     return True
             self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         self._fd = _open_own(self.path, os.O_RDWR | os.O_CREAT)  # not O_APPEND: splice refuses it
         opened = os.fstat(self._fd)
         self._identity = (opened.st_dev, opened.st_ino)
-        self.position = os.lseek(self._fd, 0, os.SEEK_END)
+        self._begin()
         return True
+
+    def sign(self, writer: int) -> None:
+        """Note in the file whose bytes come next: whoever goes on after a death of ours knows whose line stands open."""
+        if writer != self.writer:
+            self.writer = writer
+            self._note()
+
+    def _begin(self) -> None:
+        """Learn what an earlier life left: where it ends, how old it is, who wrote last. A stamp whose line did not come goes."""
+        self.position = os.lseek(self._fd, 0, os.SEEK_END)
+        if self.settings.timestamps and (bare := BARE_STAMP.search(self.last(STAMP_BYTES + 1))):
+            os.ftruncate(self._fd, self.position - len(bare[1]))
+            self.position = os.lseek(self._fd, 0, os.SEEK_END)
+        self._began_wall, self.writer = _noted(self._fd) if self.position else (0.0, 0)
+        if not self._began_wall:
+            self._began_wall = time.time()
+            self._note()
+
+    def _note(self) -> None:
+        with contextlib.suppress(OSError):  # not every filesystem keeps such notes: then a line may be ended too early
+            os.setxattr(self._fd, NOTE, b"%.3f %d" % (self._began_wall, self.writer))
 
     def splice(self, source: int, count: int) -> int:
         """Move up to `count` bytes out of a pipe, in the kernel. Returns how many: 0 at its end; BlockingIOError when it is empty."""
@@ -158,6 +187,15 @@ def _compress(path: Path, plain: Path) -> None:
     except OSError:
         half.unlink(missing_ok=True)
         raise
+
+
+def _noted(fd: int) -> tuple[float, int]:
+    """When a file was begun, and the number of the instance that wrote last; 0 where nobody knows."""
+    try:
+        began, writer = os.getxattr(fd, NOTE).split()
+        return float(began), int(writer)
+    except (OSError, ValueError):
+        return 0.0, 0
 
 
 def _open_own(path: Path, flags: int) -> int:
@@ -293,9 +331,13 @@ def _open_all(path: Path) -> list[BufferedIOBase]:
     opened: dict[tuple[int, int], BufferedIOBase] = {}
     numbers = range(1, max(_rotated(path), default=0) + 2) if path.parent.exists() else ()  # a gap may be filled by now
     rotated = (path.with_name(f"{path.name}.{number}{suffix}") for number in numbers for suffix in ("", ".gz"))
+    plain: Path | None = None
     for candidate in (path, *rotated):
+        if plain is not None and candidate.name == f"{plain.name}.gz":  # the same, just compressed: its plain one is about to go
+            continue
         with contextlib.suppress(FileNotFoundError):
             file = _open(candidate)
+            plain = candidate
             if opened.setdefault(_identity(file), file) is not file:
                 file.close()
     return list(opened.values())

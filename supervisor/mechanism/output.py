@@ -35,6 +35,7 @@ TAILS_LIMIT = 200  # ended instances whose last words are remembered
 RETRY_S = 0.5  # between tries to write a file that could not be written
 HOLD_S = 0.2  # that another instance's open line may hold up this one's: its pipe holds what comes in the meantime
 COMPRESSIONS_LIMIT = 64  # compressions that wait; the next rotation asks for all again
+PAUSE_S = 0.0002  # between two turns in which no pipe was half full: a program that writes line by line would wake us for each
 NOW, NEVER = 0.0, float("inf")  # when a source wants its next turn
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -61,7 +62,8 @@ class _Sink:
     def __init__(self, file: LogFile) -> None:
         self.file = file
         self.sources: list[_Source] = []
-        self.writer: _Source | None = None  # whose bytes are the last ones in the file
+        self.writer: _Source | None = None  # whose bytes are the last ones in the file, when it still lives
+        self.patient = time.monotonic() + HOLD_S  # until then the one that an earlier life of ours left in mid-line may yet be attached
         self.problem = False  # it could not be written, and that was said
         self.retry = 0.0  # not tried before this instant
         self.patience = 0.0  # until then the pipes may hold what comes
@@ -81,6 +83,7 @@ class Outputs:
         self._tails: dict[InstanceId, bytes] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._taken = 0  # bytes out of all pipes, ever
+        self._hurried = False  # a pipe was found half full in this turn
         self._closed = False
         self._stopping = False
         self._ringing = threading.Lock()  # the bell may not be closed while somebody rings it
@@ -147,9 +150,12 @@ class Outputs:
         while self._commands:
             self._commands.popleft()()
         now = time.monotonic()
+        self._hurried = False
         for source in [source for source, instant in self._due.items() if instant <= now]:
             self._due.pop(source, None)
             self._serve(source, now)
+        if not self._hurried:
+            time.sleep(PAUSE_S)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -183,7 +189,7 @@ class Outputs:
 
     def _finish(self, sink: _Sink) -> None:
         """Take what is in the pipes of a file, and close them: first the one whose open line the others wait for."""
-        sink.retry = sink.patience = 0.0  # one more try
+        sink.retry = sink.patience = sink.patient = 0.0  # one more try
         while sink.sources:
             for source in tuple(sink.sources):
                 self._empty(source)
@@ -231,7 +237,7 @@ class Outputs:
         if sink.writer is not None and sink.writer is not source:
             self._recall(sink.writer)
         begins = file.ends_line()
-        behind = not begins and sink.writer is not source
+        behind = not begins and file.writer != source.id.number
         if (behind or file.room <= 0) and not self._glass.look(source.fd):
             return self._end(source)
         if behind:
@@ -243,14 +249,16 @@ class Outputs:
         if file.room <= 0 and (begins or file.room < -LINE_BYTES):
             self._rotate(sink)
             begins = True
-        moved = self._transfer(source, begins)
-        if not moved:
+        file.sign(source.id.number)
+        before = file.position
+        taken = self._transfer(source, begins)
+        if not taken:
             return self._end(source)
-        self._moved(source, moved)
+        self._moved(source, taken, file.position - before)
         return NOW
 
     def _transfer(self, source: _Source, begins: bool) -> int:
-        """Move bytes from its pipe to the file; the number of those that stand in the file now, 0 at the pipe's end."""
+        """Move bytes from its pipe to the file; how many were taken, 0 at the pipe's end."""
         file = source.sink.file
         finishing = not begins and (file.room <= 0 or any(other.held for other in source.sink.sources))
         if not finishing and not file.settings.timestamps:
@@ -259,21 +267,39 @@ class Outputs:
         count = data.find(b"\n", 0 if finishing else file.room - 1) + 1 or len(data)  # up to the line that fills the file
         if not file.settings.timestamps or not data:
             return file.splice(source.fd, count)
-        stamped = _stamped(data[:count], begins)
-        file.put(stamped)
-        _read(source.fd, count)  # after it is written: a death in between doubles it, and loses nothing
-        return len(stamped)
+        return self._stamp(source, data[:count], begins)
 
-    def _moved(self, source: _Source, count: int) -> None:
-        """Bytes of this source were written."""
+    def _stamp(self, source: _Source, data: bytes, begins: bool) -> int:
+        """Move `data`, the next bytes in its pipe, with the time before each line that begins in it; how many were taken.
+
+        Line by line, so that a death at any instant leaves none twice: at worst a stamp alone, which the next life takes back.
+        """
+        file, taken = source.sink.file, 0
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z ").encode()
+        try:
+            while taken < len(data):
+                if begins:
+                    file.put(stamp)
+                end = data.find(b"\n", taken) + 1 or len(data)
+                while taken < end:
+                    taken += file.splice(source.fd, end - taken)
+                begins = True
+        except OSError:
+            if not taken:
+                raise  # else the next turn meets it again
+        return taken
+
+    def _moved(self, source: _Source, taken: int, written: int) -> None:
+        """Bytes of this source were taken, and as many or more were written."""
         sink = source.sink
         sink.writer = source
-        source.unseen += count
-        self._took(source, count)
+        source.unseen += written
+        self._took(source, taken)
         for other in sink.sources:
             if other.held:
                 self._due[other] = NOW
-        if count * 2 >= source.capacity:
+        if taken * 2 >= source.capacity:
+            self._hurried = True
             self._widen(source)
         if sink.problem:
             self._report(sink.file.program, f"{sink.file.path} is written again; {_size(sink.lost)} of output was lost")
@@ -286,7 +312,9 @@ class Outputs:
     def _holds(self, source: _Source, now: float) -> bool:
         """Whether it should wait for the end of another instance's line: for a moment, if that one lives."""
         source.held = source.held or now + HOLD_S
-        return source.sink.writer is not None and now < source.held
+        sink = source.sink
+        awaited = sink.writer is not None or (sink.file.writer and now < sink.patient)
+        return bool(awaited) and now < source.held
 
     def _crowded(self, source: _Source) -> bool:
         """Whether its pipe is half full and cannot be widened. Half: writes of half a page and a byte fill a page each."""
@@ -322,7 +350,7 @@ class Outputs:
         source.tail = (source.tail + dropped)[-TAIL_BYTES:]
         self._took(source, len(dropped))
         sink.lost += len(dropped)
-        sink.writer = None  # what comes next does not go on with the file's last line
+        sink.writer, sink.file.writer = None, 0  # what comes next does not go on with the file's last line
         return NOW
 
     def _end(self, source: _Source) -> float:
@@ -338,7 +366,7 @@ class Outputs:
             del self._tails[next(iter(self._tails))]
         sink.sources.remove(source)
         if sink.writer is source:
-            sink.writer = None
+            sink.writer, sink.file.writer = None, 0
         for other in sink.sources:
             self._due[other] = NOW
         if not sink.sources:
@@ -391,12 +419,6 @@ def _read(fd: int, count: int) -> bytes:
     while len(data) < count and (more := os.read(fd, count - len(data))):
         data += more
     return data
-
-
-def _stamped(data: bytes, begins: bool) -> bytes:
-    """Each line that begins in `data` after the time, in UTC, and a space."""
-    stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z ").encode()
-    return (stamp if begins else b"") + data[:-1].replace(b"\n", b"\n" + stamp) + data[-1:]
 
 
 def _waiting(fd: int) -> int:

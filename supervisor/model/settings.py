@@ -100,6 +100,7 @@ class OutputTo(StrEnum):
 class OutputSettings:
     to: OutputTo = OutputTo.FILE
     rotate_bytes: int | None = 50 * 1024 * 1024
+    age_s: float | None = None
     keep: int = 10
     compress: bool = True
     timestamps: bool = False
