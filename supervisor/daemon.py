@@ -32,7 +32,7 @@ from supervisor.mechanism.cgroups import Groups
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.starter import Starter
-from supervisor.mechanism.systemd import Systemd, inherited, stop_s, under_systemd
+from supervisor.mechanism.systemd import Systemd, inherited, open_guard, stop_s, under_systemd
 from supervisor.mechanism.watch import Watcher
 from supervisor.mechanism.witness import Witness
 from supervisor.model import (
@@ -126,7 +126,8 @@ class Daemon:
         self._log_lane = Lane("log")
         self._log = Log(sys.stderr, self._log_lane)
         self._systemd = Systemd(environ, self._loop.call_later)
-        self._guarded = under_systemd(environ)
+        self._guard = open_guard(environ)
+        self._guarded = self._guard is not None or under_systemd(environ)
         self._server = Server(f"{where.runtime_dir}/control.sock", where.group, self)
         try:
             self._server.open()
@@ -166,6 +167,8 @@ class Daemon:
         for name, number in (("SIGTERM", signal.SIGTERM), ("SIGINT", signal.SIGINT)):
             self._loop.add_signal_handler(number, self._shut_down, name)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        if self._guard is not None:
+            self._loop.add_reader(self._guard, self._guard_died)
         self._log.banner(self._banner())
         records = await self._lanes["read"].run(self._handover.read_all, deadline_s=READ_S)
         self._fleet = Fleet(
@@ -248,6 +251,7 @@ class Daemon:
         self._tell_story(Note("reviver", "daemon.stopped", text))
         self._systemd.status("writes its last records")
         self._loop.remove_reader(self._notify.fileno())
+        self._let_go_of_guard()
         if self._timer is not None:
             self._timer.cancel()
         for preflight in self._preflights.values():
@@ -273,8 +277,22 @@ class Daemon:
     def _banner(self) -> str:
         programs = _programs(len(self._settings.programs))
         where = self._settings.daemon
-        guard = "kept by systemd" if self._guarded else "unguarded"
+        guard = "unguarded" if not self._guarded else "kept by systemd" if self._guard is None else "kept by its guard"
         return f"reviver {__version__} · {self._settings.path} · {programs} · {guard} · control socket {where.runtime_dir}/control.sock"
+
+    def _guard_died(self) -> None:
+        """We go on without it; one of us is enough."""
+        self._let_go_of_guard()
+        self._guarded = False
+        self._warn(
+            "the guard was killed: Reviver goes on, but nobody would start it anew if it died; run `reviver run` again when it suits"
+        )
+
+    def _let_go_of_guard(self) -> None:
+        if self._guard is not None:
+            self._loop.remove_reader(self._guard)
+            os.close(self._guard)
+            self._guard = None
 
     def _shut_down(self, name: str) -> None:
         text = "kills what is left" if self._fleet.draining else "stops all programs; a second one kills what is left"

@@ -25,6 +25,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 
@@ -47,6 +48,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 ROOM_FDS = (
     256  # that a daemon can open beside those that were stored, until it raises its own limit: without, it could not even be loaded
 )
+SOCKET = "reviver-guard"  # what its file's name begins with
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -373,7 +375,8 @@ def _private_socket() -> socket.socket:
         for folder in folders:
             with contextlib.suppress(OSError):
                 if folder.startswith("/"):
-                    sock.bind(f"{folder}/reviver-guard.{os.getpid()}.{os.urandom(8).hex()}")
+                    sock.bind(f"{folder}/{SOCKET}.{os.getpid()}.{os.urandom(8).hex()}")
+                    _remove_dead(folder)
                     return sock
     finally:
         os.umask(before)
@@ -381,6 +384,17 @@ def _private_socket() -> socket.socket:
     raise OSError(
         errno.EACCES, "no folder for its socket: neither $XDG_RUNTIME_DIR, /run, $TMPDIR, /tmp nor /dev/shm can be written"
     )
+
+
+def _remove_dead(folder: str) -> None:
+    """Remove the sockets of guards that were killed: nobody listens there."""
+    for name in os.listdir(folder):
+        word, _, rest = name.partition(".")
+        if word == SOCKET and not os.path.exists(f"/proc/{rest.partition('.')[0]}"):
+            path = f"{folder}/{name}"
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as knock:
+                if stat.S_ISSOCK(os.lstat(path).st_mode) and knock.connect_ex(path) == errno.ECONNREFUSED:
+                    os.unlink(path)
 
 
 def _signals(pid: int) -> tuple[int, int]:

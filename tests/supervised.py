@@ -35,11 +35,12 @@ def free_port() -> int:
 class Supervised:
     """`with Supervised(folder, programs) as daemon:` runs a daemon there, and ends it and all it started."""
 
-    def __init__(self, folder: Path, programs: str, *, reviver: str = "") -> None:
-        """programs: the configuration's TOML beneath [reviver]; reviver: more keys of that table."""
+    def __init__(self, folder: Path, programs: str, *, reviver: str = "", guarded: bool = False) -> None:
+        """programs: the configuration's TOML beneath [reviver]; reviver: more keys of that table; guarded: as `reviver run` starts it."""
         self.folder = folder
         self.config = folder / "config.toml"
         self._reviver = reviver
+        self._module = "supervisor.guard" if guarded else "supervisor"
         self.write(programs)
         self.seen: list[Line] = []
         self._lines: queue.Queue[Line | None] = queue.Queue()
@@ -51,7 +52,8 @@ class Supervised:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "supervisor", str(self.config)],
+            [sys.executable, "-m", self._module, str(self.config)],
+            env=os.environ | {"XDG_RUNTIME_DIR": str(self.folder)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -113,6 +115,16 @@ class Supervised:
         self.seen += left
         return left
 
+    def daemon(self) -> int:
+        """The pid of the guard's daemon, once there is one. Its other children were left by earlier ones."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+
+        def find() -> list[int]:
+            return [int(pid) for pid in children.read_text().split() if b"-m\0supervisor\0" in _words(int(pid))]
+
+        self.wait_for(lambda: len(find()) == 1)
+        return find()[0]
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -149,6 +161,13 @@ def _everyone() -> Iterator[int]:
 def _environment(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def _words(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
 

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 
 from supervisor import guard, notify
 from supervisor.guard import Guard, Life, Store, backoff_s
+from tests.supervised import Supervised, python
 
 WAIT_S = 30.0  # for one line: far more than any takes, on the busiest machine
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,13 +66,13 @@ class Guarded:
         self._daemon = [sys.executable, "-c", PRELUDE + code, str(folder / "lives")]
         given = "".join(f"guard.{name} = {value}\n" for name, value in limits.items())
         driver = f"import sys\nfrom supervisor import guard\n{given}sys.exit(guard.Guard(sys.argv[1:]).run())"
+        self._environ = os.environ | {"PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(folder)}
         self._command = [*wrap, sys.executable, "-c", driver, *self._daemon]
         self.told: list[str] = []
 
     def __enter__(self) -> Self:
-        environ = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, bufsize=0
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environ, bufsize=0
         )
         self._rest = b""
         self.pids: list[int] = []
@@ -334,7 +335,7 @@ stay()
     guarded = Guarded(tmp_path, code)
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(guarded._command[0], guarded._command, os.environ | {"PYTHONPATH": str(ROOT)})
+        os.execve(guarded._command[0], guarded._command, guarded._environ)
     with open(terminal, "rb", buffering=0) as screen:
         try:
             assert b"life 1" in read_until(screen.fileno(), b"ready\r\n")
@@ -353,6 +354,32 @@ def read_until(fd: int, words: bytes) -> bytes:
         assert select.select([fd], [], [], WAIT_S)[0], seen
         seen += os.read(fd, 1024)
     return seen.partition(words)[0]
+
+
+# --- the real daemon ------------------------------------------------------------------------------------------------------------
+
+
+def test_reviver_run_keeps_its_programs_over_the_death_of_the_supervisor_and_of_the_guard(tmp_path: Path) -> None:
+    code = "import os; os.write(1, b'up ' + str(os.getpid()).encode() + b'\\n'); import signal; signal.pause()"
+    with Supervised(tmp_path, f"[program.app]\ncommand = {python(code)}\n", guarded=True) as reviver:
+        assert "kept by its guard" in reviver.until("daemon.started")["text"]
+        app = reviver.until("instance.started")["text"].rpartition(" ")[2]
+        reviver.until("instance.ready", subject="app:1")
+        os.kill(reviver.daemon(), signal.SIGKILL)
+        assert "SIGKILL: the next one starts now" in reviver.until("guard.told")["text"]
+        assert f"pid {app}" in reviver.until("instance.adopted", subject="app:1")["text"]
+        daemon = reviver.daemon()
+        reviver.process.kill()
+        assert "nobody would start it anew" in reviver.until("daemon.warned")["text"]
+        assert reviver.status("app")["instances"][0]["pid"] == int(app)
+        os.kill(daemon, signal.SIGTERM)
+        reviver.until("daemon.stopped")
+
+
+def test_reviver_run_ends_as_its_daemon_does(tmp_path: Path) -> None:
+    with Supervised(tmp_path, '[program.app]\ncommand = "x"\ninstnaces = 2\n', guarded=True) as reviver:
+        assert any("instances" in line["text"] for line in reviver.rest())
+        assert reviver.process.returncode == 78
 
 
 # --- being small, being PID 1 ---------------------------------------------------------------------------------------------------
@@ -508,6 +535,18 @@ def test_only_the_daemon_is_heard(ours: Guard) -> None:
     assert not ours._ever_ready
     hear(ours, b"READY=1")
     assert ours._ever_ready
+
+
+def test_sockets_of_killed_guards_are_removed_and_no_others(ours: Guard, tmp_path: Path) -> None:
+    dead = f"{guard.SOCKET}.{2**22 + 1}"  # more than pid_max may be
+    for name in (dead, f"{guard.SOCKET}.{os.getpid()}", "else"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as left:
+            left.bind(str(tmp_path / name))
+    (tmp_path / f"{guard.SOCKET}.file").touch()
+    Guard(["/bin/false"])._socket.close()
+    names = os.listdir(tmp_path)
+    assert dead not in names
+    assert {os.path.basename(ours._path), f"{guard.SOCKET}.{os.getpid()}", f"{guard.SOCKET}.file", "else"} < set(names)
 
 
 def test_socket_is_closed_to_other_users(ours: Guard) -> None:

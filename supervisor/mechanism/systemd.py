@@ -66,10 +66,19 @@ def inherited(environ: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     return kept
 
 
-def guard_of(environ: Mapping[str, str]) -> int | None:
-    """The pid of the guard that keeps this very process, our parent; None without one."""
+def open_guard(environ: Mapping[str, str]) -> int | None:
+    """A pidfd of the guard that keeps this very process, our parent; None without one."""
     guard = os.getppid()
-    return guard if environ.get(notify.GUARD) == str(guard) else None
+    if environ.get(notify.GUARD) != str(guard):
+        return None
+    try:
+        pidfd = os.pidfd_open(guard)
+    except ProcessLookupError:
+        return None
+    if os.getppid() == guard:
+        return pidfd
+    os.close(pidfd)  # it died, and its number may be another's by now
+    return None
 
 
 class Systemd:
