@@ -273,7 +273,7 @@ STORIES = {
         0.0 preflight r1
         0.3 start 1
         100.0 preflight r2
-        100.3 tell rollback
+        100.3 tell refused
         160.3 tell over
         """,
     ),
@@ -307,8 +307,65 @@ STORIES = {
         0.0 preflight r1
         0.3 start 1
         100.0 preflight r2
-        100.3 tell rollback
+        100.3 tell refused
         160.3 tell over
+        """,
+    ),
+    "a deploy that does not compile leaves the one on probation alone": (
+        "store x1+1 linked preflight=check",
+        """
+        100 deploy store r2
+        200 deploy store r3; r3: preflight fails
+        """,
+        """
+        0.0 preflight r1
+        0.3 start 1
+        100.0 preflight r2
+        100.3 link r2
+        100.3 start 2 r2
+        100.8 stop 1
+        200.0 preflight r3
+        200.3 tell refused
+        260.3 tell over
+        """,
+    ),
+    "a crash during another release's preflight is healed at once": (
+        "store x1+1 linked preflight=check",
+        """
+        100 deploy store r2
+        100.1 1 crashes
+        """,
+        """
+        0.0 preflight r1
+        0.3 start 1
+        100.0 preflight r2
+        100.1 start 2, tell crash
+        100.3 link r2
+        100.3 start 3 r2, stop 2
+        160.8 tell over
+        """,
+    ),
+    "a release on probation that is lost during the next one's preflight": (
+        "store x1+1 linked preflight=check",
+        """
+        100 deploy store r2
+        170 2 crashes
+        200 deploy store r3
+        200.1 3 crashes
+        """,
+        """
+        0.0 preflight r1
+        0.3 start 1
+        100.0 preflight r2
+        100.3 link r2
+        100.3 start 2 r2
+        100.8 stop 1
+        170.0 start 3 r2, tell crash
+        200.0 preflight r3
+        200.1 start 4, tell rollback
+        200.3 link r3
+        200.3 start 5 r3, stop 4
+        260.8 tell over
         """,
     ),
     "a deploy that does not boot: the link goes back": (
@@ -506,7 +563,7 @@ STORIES = {
         """
         0.0 start 1
         100.0 link r2 fails
-        100.0 tell rollback
+        100.0 tell refused
         160.0 tell over
         """,
     ),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from supervisor.model import Blame, Candidate, Fleet, Instance, InstanceId, Program, ProgramSettings, Standing, State, Wanted
+from supervisor.model import Blame, Build, Candidate, Fleet, Instance, InstanceId, Program, ProgramSettings, Standing, State, Wanted
 from supervisor.policy import history, releases
 from supervisor.policy.fill import PREFLIGHT_S
 from supervisor.policy.instance import KILL_AGAIN_S, RETIRING_LIMIT_S
@@ -22,7 +22,15 @@ KILL_S = 2 * KILL_AGAIN_S  # after two kills in vain people are told that it can
 DRAINING = "the supervisor is being stopped: nothing is started any more"
 SLACK_S = 5.0  # the daemon's own work, on a busy host
 FAILURES = frozenset(  # notes
-    {"instance.failed", "instance.killed", "program.crash_looped", "preflight.failed", "build.lost", "build.failed"}
+    {
+        "instance.failed",
+        "instance.killed",
+        "program.crash_looped",
+        "preflight.failed",
+        "build.refused",
+        "build.lost",
+        "build.failed",
+    }
 )
 
 
@@ -200,14 +208,20 @@ class Taken(Replaced):
         self._chosen = False
 
     def _failed(self, program: Program) -> bool:
-        chosen = program.build.launch == self._candidate.settings.launch and program.build.release == self._candidate.release
+        proposed = program.proposed is not None and self._is_it(program, program.proposed.build)
+        chosen = proposed or self._is_it(program, program.build)
         given_up = self._chosen and not chosen
         self._chosen = self._chosen or chosen
         return super()._failed(program) or given_up
 
+    def _is_it(self, program: Program, build: Build) -> bool:
+        """Which release it is says the link alone, where there is one: it may be on its way to another."""
+        same = program.link is not None or build.release == self._candidate.release
+        return same and build.launch == self._candidate.settings.launch
+
     def _complete(self, program: Program) -> bool:
         fresh = not any(stale(program, instance) for instance in program.instances)
-        return self._chosen and fresh and super()._complete(program)
+        return self._is_it(program, program.build) and fresh and super()._complete(program)
 
 
 class Released(Replaced):
@@ -218,23 +232,28 @@ class Released(Replaced):
         self._wish = wanted
         self._before = program.build.release
         self._taken = False
+        self._past = program.releases[-1].number if program.releases else 0
+
+    def _is_it(self, build: Build) -> bool:
+        return (build.directory, build.release) == (self._wish.directory, self._wish.release)
 
     def _decide(self, program: Program | None) -> None:
         if program is None:
             self._lost("it is not in the configuration any more")
             return
-        ours = (program.build.directory, program.build.release) == (self._wish.directory, self._wish.release)
-        self._taken = self._taken or ours
+        ours = self._is_it(program.build)
+        proposed = program.proposed is not None and self._is_it(program.proposed.build)
+        self._taken = self._taken or ours or proposed
         line = releases.find(program, self._wish.directory, self._wish.release)
-        failed = line is not None and line.standing is Standing.FAILED
-        if self._taken and (not ours or failed):
+        failed = line is not None and line.number > self._past and line.standing is Standing.FAILED
+        if failed or (self._taken and not ours and not proposed):
             self._lost(self._reason or "another release took its place")
         elif program.broken and program.failed is not None and program.failed >= self._asked:
             self._lost(self._reason or program.broken)
         elif ours and self._alone(program):
             self._end(program)
         else:
-            self._missing = _list(program.instances) or "its preflight has not passed"
+            self._missing = "its preflight has not ended" if proposed else _list(program.instances)
 
     @staticmethod
     def _alone(program: Program) -> bool:

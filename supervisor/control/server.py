@@ -192,6 +192,10 @@ def _uid(peer: socket.socket) -> int:
     return int(uid)
 
 
+def _owner(uid: int) -> bool:
+    return uid in (0, os.geteuid())
+
+
 def _member(peer: socket.socket, gid: int) -> bool:
     """Whether the process at the other end was in the group when it connected, as its primary or a supplementary one."""
     _, _, primary = struct.unpack("iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
@@ -238,7 +242,7 @@ class _Connection(asyncio.Protocol):
         self._clients.add(self)
         peer = transport.get_extra_info("socket")
         self.uid = _uid(peer)
-        self.owner = self.uid in (0, os.geteuid())
+        self.owner = _owner(self.uid)
         if not self.owner and not (self._gid is not None and _member(peer, self._gid)):
             self._refuse(messages.REFUSED, "this control socket is its owner's, root's, and that of the members of [reviver] group")
         elif len(self._clients) > (limit := CLIENT_LIMIT if self.owner else MEMBERS_LIMIT):

@@ -209,6 +209,9 @@ def _why(program: Program, fleet: Fleet, moment: Moment) -> list[str]:
         said.append(_absent_why(program, fleet, moment))
     elif program.wanted is Wanted.DOWN:
         said.append(f"{name} is being stopped.")
+    if program.proposed is not None:
+        proposed = program.proposed.build
+        said.append(f"Release {proposed.release or proposed.number} is to run as soon as its preflight has passed.")
     if program.trial is not None and program.good is not None:
         said.append(f"Release {_release(program)} is on trial; the last good one is {program.good.release or program.good.number}.")
     if program.link is not None and program.link.problem:

@@ -1,8 +1,8 @@
-"""Which build is under way: made by an apply, a deploy or a way back, tried, trusted or given up; and the symlink that names it.
+"""Which build is under way: wanted by an apply, a deploy or a rollback, tried, trusted or given up; and the symlink that names it.
 
-A build that is another release is on probation once it serves alone; one that has only other settings is trusted at once then. What is
-given up is never chosen again unasked. The link follows the build: forward only when the preflight has passed, and nothing of the new
-release starts before; backward as soon as the old one is chosen again, and nobody waits for it.
+What is new is proposed first: until its preflight has passed and the link names it, nothing that runs has anything to do with it. A
+build that is another release is on probation once it serves alone; one that has only other settings is trusted at once then. What is
+given up is never chosen again unasked, and the link goes back with it; nobody waits for that.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from supervisor.model import (
     Preflight,
     Preflighted,
     Program,
+    Proposal,
     Severity,
     Standing,
     State,
     Switch,
     Switched,
     Trial,
+    Wanted,
 )
 from supervisor.policy import releases
 from supervisor.policy.clock import Clock
@@ -40,42 +42,71 @@ UNDONE = "what it changed elsewhere (a database) stays changed"
 def candidate(program: Program, candidate: Candidate, now: float) -> Program:
     """Take up what a configuration and the disk say. A link that nobody touched says nothing new: what is under way stays."""
     launch, place = candidate.settings.launch, (candidate.release, candidate.directory)
+    newest = program.build if program.proposed is None else program.proposed.build
     link = program.link
     if not candidate.linked:
         program = replace(program, link=None)
     elif link is None or link.path != launch.directory:
         program = replace(program, link=Link(launch.directory, candidate.directory))
     elif link.names == candidate.directory:
-        place = program.build.release, program.build.directory
-    elif candidate.directory != program.build.directory:
+        place = newest.release, newest.directory
+    elif candidate.directory != newest.directory:
         program = replace(program, link=Link(link.path, ""))  # somebody switched it; one of ours may be on its way
-    return _choose(program, launch, *place, by="apply", now=now)
+    return _want(program, launch, *place, by="apply", back=False, now=now)
 
 
 def deploy(program: Program, event: DeployAsked, now: float) -> Program:
     """An operator's command: it waits for no backoff, and may name what failed before."""
     text = f"release {event.release} is to run" + (" again" if event.back else "") + f", asked by {event.by}"
-    program = note(program, "release.asked", text)
-    if event.back:
-        program = releases.became(program, program.build, Standing.ROLLED_BACK, f"by {event.by}")
-    program = replace(program, resting=0, retreat="")
-    return _choose(program, program.settings.launch, event.release, event.directory, by=event.by, now=now)
+    program = replace(note(program, "release.asked", text), resting=0, retreat="")
+    launch = program.settings.launch
+    return _want(program, launch, event.release, event.directory, by=event.by, back=event.back, now=now)
 
 
-def _choose(program: Program, launch: LaunchSettings, release: str, directory: str, *, by: str, now: float) -> Program:
-    """Make this the build under way: one that is known as it was, or a new one, on trial where another is trusted."""
-    before, good = program.build, program.good
-    for known in (before, good):
-        if known is not None and (known.release, known.launch, known.directory) == (release, launch, directory):
-            return choose(_returned(program, known, by), known)
+def _want(program: Program, launch: LaunchSettings, release: str, directory: str, *, by: str, back: bool, now: float) -> Program:
+    """Somebody wants this: one that is known is chosen as it was, a new one is proposed, or chosen where nothing is in its way."""
+    proposed = program.proposed
+    if proposed is not None and _is(proposed.build, launch, release, directory):
+        return program
+    checked = proposed is not None or program.preflight is Preflight.PASSED
+    if proposed is not None:
+        program = replace(program, proposed=None, preflight=Preflight.PASSED)
+    for known in (program.build, program.good):
+        if known is not None and _is(known, launch, release, directory):
+            return choose(_left(program, known, by, back=back), known)
     build = Build(program.builds + 1, release, launch, directory)
+    program = replace(program, builds=build.number)
+    preflight = Preflight.NEEDED if launch.preflight else Preflight.PASSED
+    waits = program.link is not None or (bool(launch.preflight) and program.wanted is Wanted.UP)
+    if waits and checked:
+        return replace(program, proposed=Proposal(build, by, back), preflight=preflight)
+    return replace(_take(program, build, by, now, back=back), preflight=preflight)
+
+
+def _is(build: Build, launch: LaunchSettings, release: str, directory: str) -> bool:
+    return (build.release, build.launch, build.directory) == (release, launch, directory)
+
+
+def accept(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
+    """Make the proposed build the one under way once its preflight has passed and the link names it."""
+    proposed, link = program.proposed, program.link
+    if proposed is None or program.preflight is not Preflight.PASSED:
+        return program, ()
+    if link is not None and link.names != proposed.build.directory:
+        return program, ()
+    program = replace(program, proposed=None)
+    return _take(program, proposed.build, proposed.by, clock.now, back=proposed.back), ()
+
+
+def _take(program: Program, build: Build, by: str, now: float, *, back: bool) -> Program:
+    """Make a new build the one under way, on trial where another is trusted."""
+    before, good = program.build, program.good
     text = f"build {build.number}{release_of(build)} takes the place of build {before.number}{release_of(before)}"
-    program = note(program, "build.made", text)
+    program = note(_left(program, build, by, back=back), "build.made", text)
     other = _other_release(before, build) or (good is not None and _other_release(good, build))
     if _other_release(before, build):
         program = releases.entered(program, build, by, now)
-    preflight = Preflight.NEEDED if launch.preflight else Preflight.PASSED
-    program = replace(choose(program, build), builds=build.number, preflight=preflight)
+    program = choose(program, build)
     return program if good is None else replace(program, trial=Trial(build.number, now, deployed=other))
 
 
@@ -83,23 +114,27 @@ def _other_release(one: Build, other: Build) -> bool:
     return (one.release, one.directory) != (other.release, other.directory)
 
 
-def _returned(program: Program, known: Build, by: str) -> Program:
-    """Somebody takes the last good build up again while another release is under way: that one is rolled back."""
+def _left(program: Program, build: Build, by: str, *, back: bool) -> Program:
+    """Write down what becomes of the release under way when somebody wants `build`: rolled back, where that is what they do.
+
+    To take the last good one up again is that, however it is asked for.
+    """
     last = releases.newest(program, program.build)
-    if known == program.build or not _other_release(known, program.build) or last is None or last.standing is not Standing.TRIED:
+    returned = build == program.good and last is not None and last.standing is Standing.TRIED
+    if not _other_release(program.build, build) or not (back or returned):
         return program
     return releases.became(program, program.build, Standing.ROLLED_BACK, f"by {by}")
 
 
 def choose(program: Program, build: Build) -> Program:
-    """Make `build` the one under way: what failed before says nothing of it."""
+    """Make `build` the one under way: what failed before says nothing of it. What is proposed meanwhile stays so."""
     if program.build == build:
         return replace(program, trial=program.trial if program.trial and program.trial.build == build.number else None)
     return replace(
         program,
         build=build,
         trial=None,
-        preflight=Preflight.PASSED,
+        preflight=Preflight.PASSED if program.proposed is None else program.preflight,
         failed=None,
         attempt=0,
         broken="",
@@ -112,38 +147,54 @@ def choose(program: Program, build: Build) -> Program:
 
 
 def preflighted(program: Program, event: Preflighted, now: float) -> Program:
-    """Its preflight ended. One that fails was never started, so there is always a way back to what is trusted."""
-    if event.build != program.build.number or program.preflight is not Preflight.ASKED:
+    """A preflight ended. Nothing of what fails one was ever started."""
+    proposed = program.proposed
+    build = program.build if proposed is None else proposed.build
+    if event.build != build.number or program.preflight is not Preflight.ASKED:
         return program
     if not event.problem:
         return note(
             replace(program, preflight=Preflight.PASSED, broken=""), "preflight.passed", f"build {event.build} passed its preflight"
         )
-    text = f"{program.settings.name} build {event.build}{release_of(program.build)} failed its preflight: {event.problem}"
     program = note(program, "preflight.failed", f"build {event.build} failed its preflight: {event.problem}")
-    if program.good is not None and program.good != program.build:
-        return _give_up(program, program.good, f"its preflight failed: {event.problem}")
+    why = f"its preflight failed: {event.problem}"
+    if proposed is not None:
+        if _other_release(program.build, build):
+            program = releases.failed(program, build, proposed.by, why, now)
+        return _drop(program, build, why)
+    if program.good is not None and program.good != build:
+        return _give_up(program, program.good, why)
+    text = f"{program.settings.name} build {event.build}{release_of(build)} failed its preflight: {event.problem}"
     fact = Fact("preflight", Severity.CRITICAL, text)
     return replace(program, preflight=Preflight.NEEDED, failed=now, broken=event.problem, facts=(*program.facts, fact))
 
 
+def _drop(program: Program, build: Build, why: str) -> Program:
+    """What was proposed is not taken up. Nothing of it ran, and nothing else moved."""
+    text = f"build {build.number}{release_of(build)} is not taken up, and nothing was changed: {why}"
+    program = note(replace(program, proposed=None, preflight=Preflight.PASSED), "build.refused", text)
+    fact = Fact("refused", Severity.WARNING, f"{program.settings.name}: {text}")
+    return replace(program, facts=(*program.facts, fact))
+
+
 def switched(program: Program, event: Switched) -> Program:
     """The link names another directory now, or cannot be made to."""
-    link, build, good = program.link, program.build, program.good
+    link, proposed = program.link, program.proposed
     if link is None:
         return program
     if not event.problem:
         if link.names != event.directory:
             program = note(program, "release.switched", f"{link.path} names {event.directory}")
         return replace(program, link=replace(link, names=event.directory, asked=None, problem=""))
-    if event.directory != build.directory:
+    if event.directory != _target(program):
         return replace(program, link=replace(link, asked=None))
+    if proposed is not None:
+        program = replace(program, link=replace(link, asked=None))
+        return _drop(program, proposed.build, f"its link could not be switched: {event.problem}")
     program = replace(program, link=replace(link, problem=event.problem))
-    if program.trial is not None and good is not None and good.directory == link.names:
-        return _give_up(program, good, f"its link could not be switched: {event.problem}")
     if event.problem == link.problem:
         return program
-    text = f"{link.path} does not name release {build.release or build.directory}, which is to run: {event.problem}"
+    text = f"{link.path} does not name {event.directory}, which is to run: {event.problem}"
     text += f"; it is tried again each {spell(SWITCH_AGAIN_S)}"
     program = note(program, "release.not_switched", text)
     return replace(program, facts=(*program.facts, Fact("link", Severity.CRITICAL, f"{program.settings.name}: {text}")))
@@ -233,11 +284,15 @@ def _retreat(program: Program) -> Program:
 
 
 def switch(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """Have the link name the build under way, once that may start."""
-    link, build = program.link, program.build
-    if link is None or link.names == build.directory or program.preflight is not Preflight.PASSED or program.removed:
+    """Have the link name what is to run: what is proposed, once that may, else the build under way."""
+    link, target = program.link, _target(program)
+    if link is None or program.preflight is not Preflight.PASSED or link.names == target or program.removed:
         return program, ()
     if link.asked is not None and not clock.due(link.asked + SWITCH_AGAIN_S):
         return program, ()
     program = replace(program, link=replace(link, asked=clock.now))
-    return program, (Switch(program.settings.name, link.path, build.directory),)
+    return program, (Switch(program.settings.name, link.path, target),)
+
+
+def _target(program: Program) -> str:
+    return program.build.directory if program.proposed is None else program.proposed.build.directory

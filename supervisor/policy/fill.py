@@ -98,23 +98,21 @@ def _relief_refused(program: Program, why: str) -> Program:
 
 
 def prepare(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
-    """Run the preflight of the build under way as soon as an instance of it is needed, also where an old one has to leave first.
-
-    One whose link does not name it yet is tried also while the program is stopped: the link waits for it.
-    """
-    up, asked, link = wanted(program, world), program.preflight_asked, program.link
-    needed = len(program.instances) < up or any(stale(program, i) for i in program.instances)
-    awaited = link is not None and link.names != program.build.directory and not world.draining and not program.removed
-    if program.preflight is Preflight.PASSED or not (awaited or (up and needed and program.ordered)):
+    """Run the preflight of what is proposed now, that of the build under way as soon as an instance of it is needed."""
+    up, asked, proposed = wanted(program, world), program.preflight_asked, program.proposed
+    build = program.build if proposed is None else proposed.build
+    if program.preflight is Preflight.PASSED or world.draining or program.removed:
         return program, ()
-    earliest = history.next_start(program)
-    if earliest is not None and not clock.due(earliest):
-        return program, ()
+    if proposed is None:
+        short = len(program.instances) < up or any(stale(program, i) for i in program.instances)
+        earliest = history.next_start(program)
+        if not (up and short and program.ordered) or (earliest is not None and not clock.due(earliest)):
+            return program, ()
     if program.preflight is Preflight.ASKED and asked is not None and not clock.due(asked + 2 * PREFLIGHT_S):
         return program, ()
-    program = note(program, "preflight.started", f"preflight of build {program.build.number}{release_of(program.build)}")
+    program = note(program, "preflight.started", f"preflight of build {build.number}{release_of(build)}")
     program = replace(program, preflight=Preflight.ASKED, preflight_asked=clock.now)
-    return program, (RunPreflight(program.settings.name, program.build, PREFLIGHT_S),)
+    return program, (RunPreflight(program.settings.name, build, PREFLIGHT_S),)
 
 
 def _is(names: list[str]) -> str:

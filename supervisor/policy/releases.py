@@ -21,8 +21,12 @@ def entered(program: Program, build: Build, by: str, now: float) -> Program:
     for tried in program.releases:
         if tried.standing is Standing.TRIED:
             program = _put(program, replace(tried, standing=Standing.REPLACED, why=f"{name} came before it was proven"))
-    number = program.releases[-1].number + 1 if program.releases else 1
-    return _put(program, Release(number, name, build.directory, now, by))
+    return _put(program, _line(program, build, by, now))
+
+
+def failed(program: Program, build: Build, by: str, why: str, now: float) -> Program:
+    """The program with a line of a release that failed before it was on trial."""
+    return _put(program, replace(_line(program, build, by, now), standing=Standing.FAILED, why=why)) if build.release else program
 
 
 def began(program: Program, now: float) -> Program:
@@ -66,6 +70,11 @@ def record(program: Program, _: World, __: Clock) -> tuple[Program, tuple[Effect
         return program, ()
     changed = tuple(RecordRelease(program.settings.name, each) for each in program.releases if each.number in program.unrecorded)
     return replace(program, unrecorded=()), changed
+
+
+def _line(program: Program, build: Build, by: str, now: float) -> Release:
+    number = program.releases[-1].number + 1 if program.releases else 1
+    return Release(number, build.release, build.directory, now, by)
 
 
 def _put(program: Program, changed: Release) -> Program:

@@ -96,13 +96,8 @@ def way_back(program: Program) -> bool:
 
 
 def cleared(program: Program) -> bool:
-    """Whether instances of the build under way may start: its preflight has passed, and the link names it where there is one.
-
-    The last good build waits for no link: it served before.
-    """
-    link, build = program.link, program.build
-    linked = link is None or link.names == build.directory or build == program.good
-    return linked and program.preflight is Preflight.PASSED
+    """Whether instances of the build under way may start: its preflight has passed; that of a proposed one is not its."""
+    return program.proposed is not None or program.preflight is Preflight.PASSED
 
 
 def release(program: Program, instance: Instance) -> str:
