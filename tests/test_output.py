@@ -391,36 +391,68 @@ def test_a_folder_that_cannot_be_made_is_said_once_and_tried_again(room: Room) -
 
 
 KILLED = """
-import os, sys, time
+import os, random, signal, sys, time
 from supervisor.mechanism.output import Outputs
 from supervisor.model import InstanceId, OutputSettings
-outputs = Outputs(sys.argv[1], print)
-settings = OutputSettings(rotate_bytes=20_000, keep=10_000, compress=False)
-for number, fd in enumerate(sys.argv[2:]):
-    outputs.attach(InstanceId("store", int(number)), int(fd), settings)
-print("ready", flush=True)
-time.sleep(60)
+log_dir, timestamps, rounds = sys.argv[1], sys.argv[2] == "True", int(sys.argv[3])
+settings = OutputSettings(rotate_bytes=200_000, keep=10_000, compress=True, timestamps=timestamps)
+chance = random.Random(rounds)
+for _ in range(rounds):
+    pump = os.fork()
+    if not pump:
+        outputs = Outputs(log_dir, print)
+        for pid in sys.argv[4:]:
+            outputs.attach(InstanceId("store", int(pid)), os.open(f"/proc/{pid}/fd/1", os.O_RDONLY | os.O_CLOEXEC), settings)
+        time.sleep(60)
+    time.sleep(chance.uniform(0.001, 0.03))
+    os.kill(pump, signal.SIGKILL)
+    os.waitpid(pump, 0)
+"""
+WRITING = """
+import os, sys
+number = 0
+while b"stop" not in (sys.stdin.buffer.raw.read(4) or b""):
+    data = b"".join(b"%s %07d %s\\n" % (sys.argv[1].encode(), n, b"x" * (n % 150)) for n in range(number, number + 40))
+    number += 40
+    os.write(1, data[:777]), os.write(1, data[777:])
+os.write(2, b"%d" % number)
 """
 
 
-def test_sigkill_of_the_supervisor_loses_no_byte(tmp_path: Path) -> None:
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    thread = flood(writer, b"A", 100_000, 1000)
-    for round_number in range(8):
-        command = [sys.executable, "-c", KILLED, str(tmp_path), str(reader)]
-        with subprocess.Popen(command, pass_fds=[reader], stdout=subprocess.PIPE) as pump:
-            assert pump.stdout is not None
-            assert pump.stdout.readline() == b"ready\n"
-            until(lambda: any(tmp_path.iterdir()))
-            threading.Event().wait(0.003 * round_number)  # any moment will do
-            pump.send_signal(signal.SIGKILL)
-    room = Room(tmp_path)
-    room.outputs.attach(ID, reader, OutputSettings(rotate_bytes=20_000, keep=10_000, compress=False))
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_fifty_sigkills_of_the_pump_lose_double_and_cut_nothing(room: Room, timestamps: bool) -> None:
+    """Two programs write in pieces that end in mid-line; each next pump opens their pipes anew, out of /proc."""
+    writers = []
+    for tag in ("A", "B"):
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        both = os.open(f"/proc/self/fd/{writer}", os.O_RDWR | os.O_CLOEXEC)
+        command = [sys.executable, "-c", WRITING, tag]
+        writers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=both, stderr=subprocess.PIPE))
+        for fd in (reader, writer, both):
+            os.close(fd)
+    pids = [str(each.pid) for each in writers]
+    feeding = threading.Event()
+
+    def feed() -> None:
+        while not feeding.wait(0.001):
+            for each in writers:
+                os.write(each.stdin.fileno(), b"more")
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    subprocess.run([sys.executable, "-c", KILLED, str(room.log_dir), str(timestamps), "50", *pids], check=True, timeout=60)
+    settings = OutputSettings(rotate_bytes=200_000, keep=10_000, timestamps=timestamps)
+    for pid in pids:
+        room.outputs.attach(InstanceId("store", int(pid)), os.open(f"/proc/{pid}/fd/1", os.O_RDONLY | os.O_CLOEXEC), settings)
+    feeding.set()
     thread.join()
-    os.close(writer)
+    counts = [int(each.communicate(b"stop", timeout=DEADLINE_S)[1]) for each in writers]
     room.close()
-    # each new pump takes the bytes for another instance's, and so may end the open line that the dead one left
-    assert room.all().replace(b"\n", b"") == b"".join(b"A %06d %s" % (number, b"A" * 30) for number in range(100_000))
+    lines = list(tail(str(room.log_dir), "store", sum(counts) + 100))
+    for tag, count in zip((b"A", b"B"), counts, strict=True):
+        wanted = [b"%s %07d %s\n" % (tag, number, b"x" * (number % 150)) for number in range(count)]
+        assert [line for line in (line[25:] if timestamps else line for line in lines) if line.startswith(tag)] == wanted
+    assert len(lines) == sum(counts)
 
 
 def write_files(folder: Path, contents: list[bytes], packed: int = 0) -> None:
