@@ -183,9 +183,29 @@ def test_starved_host_is_no_hang() -> None:
     assert "load 8.1 on 2 processors" in found.verdict.because
 
 
-def test_loop_that_shares_its_processor_still_spins() -> None:
+def test_loop_that_shares_its_processor_is_proven_when_it_has_had_it_for_long_enough() -> None:
+    """A report of some seconds on a host that others keep busy is silent for longer than `certain`, and is no loop."""
     shares = trees(20, run=0.5, delay=0.5, state="R", place="")
-    assert diagnose(window(10.5, trees=shares)).verdict.kind is Kind.SPINNING
+    assert diagnose(window(10.5, trees=shares)).verdict.kind is Kind.SUSPECT
+    assert diagnose(window(16.5, trees=shares)).verdict.kind is Kind.SPINNING
+
+
+def test_loops_that_take_the_processors_from_each_other_are_proven_in_time() -> None:
+    """Four workers that spin on two processors have half of one each: nobody else is to blame for that."""
+    pids = range(20, 24)
+    spinning = tuple(
+        TreeSample(
+            sample.at,
+            (
+                sample.processes[0],
+                *(ProcessSample(pid, LEADER, "R", 0.0, 10**7, (replace(_ran(sample.at * 0.5), tid=pid),)) for pid in pids),
+            ),
+        )
+        for sample in trees(12)
+    )
+    clients = (replace(client(pid, age_s=10.5), owner=pid, inode=pid) for pid in pids)
+    silent = window(10.5, trees=spinning, sockets=looked(*clients), host=Host(2, 4.0))
+    assert diagnose(silent).verdict.kind is Kind.SPINNING
 
 
 def test_stopped_process_is_stopped_first_and_hung_at_last() -> None:

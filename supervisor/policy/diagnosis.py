@@ -125,7 +125,7 @@ def _conviction(window: Window, serving: frozenset[int], doing: Nature, quiet_s:
     """SUSPECT, or the hung kind once silence and what it does have lasted for the limit that holds for its nature."""
     hang = window.hang
     if doing in (Nature.SPINNING, Nature.LOCKED):
-        if quiet_s >= hang.certain_s and lasting(window.trees, window.now, serving, doing, hang.certain_s):
+        if quiet_s >= hang.certain_s and lasting(window, serving, doing, hang.certain_s, quiet_s):
             return Kind.SPINNING if doing is Nature.SPINNING else Kind.LOCKED
         return Kind.SUSPECT
     return Kind.BLOCKED if hang.blocked_s is not None and quiet_s >= hang.blocked_s else Kind.SUSPECT

@@ -40,11 +40,7 @@ def _judge(window: Window, worker: WorkerSeen) -> WorkerFinding:
     kind = Kind.SUSPECT
     if (excused := excuse(window, it, rates(window.trees, window.now, span_s))) is not None:
         kind, words = excused.kind, excused.because
-    elif (
-        (limit := limit_s(window.hang, doing)) is not None
-        and quiet_s >= limit
-        and lasting(window.trees, window.now, it, doing, limit)
-    ):
+    elif (limit := limit_s(window.hang, doing)) is not None and quiet_s >= limit and lasting(window, it, doing, limit, quiet_s):
         kind = _HUNG[doing]
     requests = "one request" if worker.owed == 1 else f"{worker.owed} requests"
     siblings = "1 sibling answers" if worker.siblings == 1 else f"{worker.siblings} siblings answer"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from supervisor.model import Nature
-from supervisor.policy.samples import Host, TreeSample
+from supervisor.policy.samples import Host, TreeSample, Window
 
 WINDOW_S = 2.0  # what a thread does is judged over this: shorter is noise, longer is late
 SPAN_LEAST_S = 0.3  # two samples nearer than this say nothing of a rate
@@ -21,7 +21,10 @@ WANTS_LEAST_RATIO = 0.30  # a thread that wants the processor and gets less than
 STARVED_SHARE = 0.5  # run-queue delay of run + delay
 STARVED_DELAY_RATIO = 0.35  # run-queue delay of wall time
 COVERED = 0.8  # of a limit must have been sampled before it convicts
-LASTING_S = 30.0  # no more than this is asked of the samples: they are kept for a minute
+LASTING_S = 30.0  # no more than this is asked of the samples
+RAN_MOST_S = (
+    12.0  # of processor time without an end proves a loop, however long the limit: a busy host gives it no more in LASTING_S
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +111,31 @@ def nature(trees: tuple[TreeSample, ...], now: float, serving: frozenset[int], s
     return Nature.BLOCKED, _places(trees, serving)
 
 
-def lasting(trees: tuple[TreeSample, ...], now: float, serving: frozenset[int], kind: Nature, limit_s: float) -> bool:
+def lasting(window: Window, serving: frozenset[int], kind: Nature, limit_s: float, quiet_s: float) -> bool:
     """Whether nearly all of the limit was sampled, and they did the same all along: waiting for nine seconds and then working for one
-    is no endless loop."""
+    is no endless loop. Nor is work that others keep from the processor: what spins must have had it for nearly that long.
+
+    quiet_s  for how long they have been silent
+    """
     span_s = min(limit_s, LASTING_S)
-    full = [tree for tree in trees if tree.full and tree.at >= now - span_s]
-    if not full or now - full[0].at < COVERED * span_s:
+    full = [tree for tree in window.trees if tree.full and tree.at >= window.now - span_s]
+    if not full or window.now - full[0].at < COVERED * span_s:
         return False
-    return nature(trees, now, serving, span_s)[0] is kind
+    if nature(window.trees, window.now, serving, span_s)[0] is not kind:
+        return False
+    return kind is not Nature.SPINNING or _ran_enough(window, serving, limit_s, quiet_s)
+
+
+def _ran_enough(window: Window, serving: frozenset[int], limit_s: float, quiet_s: float) -> bool:
+    """Whether one of them has had the processor, since they are silent, for nearly as long as the limit allows; less where they take it
+    from each other."""
+    used = [each for pid, each in rates(window.trees, window.now, quiet_s).items() if pid in serving]
+    hungry = sum(each.wanting for each in used)
+    processors = window.host.processors if window.host is not None else 1
+    share = min(1.0, processors / hungry) if hungry else 1.0
+    seen_s = min((tree.at for tree in window.trees if tree.full and tree.at >= window.now - quiet_s), default=window.now)
+    ran_s = max((each.run for each in used), default=0.0) * (window.now - seen_s)
+    return ran_s >= COVERED * share * min(limit_s, RAN_MOST_S / COVERED)
 
 
 def starved(serving: frozenset[int], usage: Mapping[int, Usage], host: Host | None) -> str:
