@@ -214,13 +214,22 @@ def releases(config: str | None, as_json: bool, names: Names) -> int:
 @reviver.command()
 @CONFIG
 @FOLLOW
-@click.option("-n", "lines", type=click.IntRange(0, 1_000_000), default=20, show_default=True, help="So many lines of the past.")
+@click.option(
+    "-n", "lines", type=click.IntRange(0, 1_000_000), help="So many lines of the past: 20, or with --since or --grep all."
+)
+@click.option(
+    "--since",
+    metavar="WHEN",
+    help="What was written since then, e.g. 10m or 2026-01-01T10:00:00Z, by the time that each line says. Of a file whose lines say none, "
+    "all is shown if its last line is recent enough; timestamps = true in the configuration is exact.",
+)
+@click.option("--grep", metavar="REGEX", help="Only the lines in which it is found (a Python regular expression).")
 @NAME
-def logs(config: str | None, follow: bool, lines: int, name: str) -> int:
-    """What a program wrote to stdout and stderr."""
+def logs(config: str | None, follow: bool, lines: int | None, since: str | None, grep: str | None, name: str) -> int:
+    """What a program and all its instances wrote to stdout and stderr."""
     from supervisor.commands.logs import logs
 
-    return logs(config, name, lines, follow)
+    return logs(config, name, lines, since, grep, follow)
 
 
 @reviver.command()

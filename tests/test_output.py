@@ -6,7 +6,6 @@ import fcntl
 import gzip
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.mechanism import logfiles, output
-from supervisor.mechanism.logfiles import follow, tail
+from supervisor.mechanism import logfiles, logreading, output
+from supervisor.mechanism.logreading import Wanted, follow, tail
 from supervisor.mechanism.output import Outputs
 from supervisor.model import InstanceId, OutputSettings
 from tests.disk import fill, free, small_disk
@@ -134,7 +133,7 @@ def test_what_was_rotated_is_compressed_also_after_a_death_in_between(room: Room
     os.write(writer, new)
     until(lambda: {path.name for path in room.log_dir.iterdir()} == {"store.log", *(f"store.log.{n}.gz" for n in range(1, 5))})
     assert room.all() == old + new
-    assert b"".join(tail(str(room.log_dir), "store", 1000)) == old + new
+    assert b"".join(tail(str(room.log_dir), "store", Wanted(1000))) == old + new
 
 
 def test_a_gap_that_a_death_left_in_the_numbers_is_filled(room: Room) -> None:
@@ -448,7 +447,7 @@ def test_fifty_sigkills_of_the_pump_lose_double_and_cut_nothing(room: Room, time
     thread.join()
     counts = [int(each.communicate(b"stop", timeout=DEADLINE_S)[1]) for each in writers]
     room.close()
-    lines = list(tail(str(room.log_dir), "store", sum(counts) + 100))
+    lines = list(tail(str(room.log_dir), "store", Wanted(sum(counts) + 100)))
     for tag, count in zip((b"A", b"B"), counts, strict=True):
         wanted = [b"%s %07d %s\n" % (tag, number, b"x" * (number % 150)) for number in range(count)]
         assert [line for line in (line[25:] if timestamps else line for line in lines) if line.startswith(tag)] == wanted
@@ -472,22 +471,22 @@ def test_tail_gives_the_last_lines_from_as_many_files_as_it_takes(tmp_path: Path
     write_files(tmp_path, [b"1\n2\n3\n", b"4\n5\n", b"6\n7\n", last], packed)
     lines = (b"1\n2\n3\n4\n5\n6\n7\n" + last).splitlines(keepends=True)
     for count in range(len(lines) + 2):
-        assert list(tail(str(tmp_path), "store", count)) == (lines[-count:] if count else [])
+        assert list(tail(str(tmp_path), "store", Wanted(count))) == (lines[-count:] if count else [])
 
 
 def test_tail_finds_lines_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logfiles, "BLOCK_BYTES", 7)
+    monkeypatch.setattr(logreading, "BLOCK_BYTES", 7)
     lines = [b"%s\n" % (b"x" * (number % 20)) for number in range(60)]
     write_files(tmp_path, [b"".join(lines)])
     for count in range(1, 61):
-        assert list(tail(str(tmp_path), "store", count)) == lines[-count:]
+        assert list(tail(str(tmp_path), "store", Wanted(count))) == lines[-count:]
 
 
 def test_tail_of_nothing_is_nothing_and_of_a_broken_gzip_what_can_be_read(tmp_path: Path) -> None:
-    assert list(tail(str(tmp_path / "absent"), "store", 10)) == []
+    assert list(tail(str(tmp_path / "absent"), "store", Wanted(10))) == []
     (tmp_path / "store.log.1.gz").write_bytes(gzip.compress(os.urandom(1000))[:50])
     (tmp_path / "store.log").write_bytes(b"now\n")
-    assert list(tail(str(tmp_path), "store", 10))[-1] == b"now\n"
+    assert list(tail(str(tmp_path), "store", Wanted(10)))[-1] == b"now\n"
 
 
 def take(followed: Iterator[bytes], last: bytes) -> bytes:
@@ -499,11 +498,11 @@ def take(followed: Iterator[bytes], last: bytes) -> bytes:
 
 
 def test_follow_goes_on_across_rotations_and_over_an_emptied_file(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logfiles, "POLL_S", 0.002)
+    monkeypatch.setattr(logreading, "POLL_S", 0.002)
     writer = room.attach(settings=SMALL)
     os.write(writer, b"old 1\nold 2\n")
     until(lambda: room.path.exists() and room.path.stat().st_size == 12)
-    followed = follow(str(room.log_dir), "store", 1)
+    followed = follow(str(room.log_dir), "store", Wanted(1))
     assert next(followed) == b"old 2\n"
     sent = [b"%04d %s\n" % (number, b"x" * 90) for number in range(300)]
     os.write(writer, b"".join(sent))
@@ -517,19 +516,19 @@ def test_follow_goes_on_across_rotations_and_over_an_emptied_file(room: Room, mo
 
 
 def test_follow_waits_for_a_file_that_is_not_there_yet(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logfiles, "POLL_S", 0.002)
-    followed = follow(str(room.log_dir), "store", 10)
+    monkeypatch.setattr(logreading, "POLL_S", 0.002)
+    followed = follow(str(room.log_dir), "store", Wanted(10))
     os.write(room.attach(), b"first\n")
     assert next(followed) == b"first\n"
     followed.close()
 
 
 def test_follow_finds_its_way_when_its_file_was_compressed_meanwhile(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logfiles, "POLL_S", 0.002)
+    monkeypatch.setattr(logreading, "POLL_S", 0.002)
     writer = room.attach(settings=OutputSettings(rotate_bytes=1000, keep=100))
     os.write(writer, b"first\n")
     until(lambda: room.path.exists() and room.path.stat().st_size == 6)
-    followed = follow(str(room.log_dir), "store", 1)
+    followed = follow(str(room.log_dir), "store", Wanted(1))
     assert next(followed) == b"first\n"
     sent = [b"%04d %s\n" % (number, b"x" * 400) for number in range(9)]
     for line in sent:  # one after the other, so that each file has a time of its own

@@ -1,6 +1,6 @@
 """A program's output on disk: `<log_dir>/<program>.log`, rotated to `.log.1 ... .log.N`, the older ones gzipped.
 
-`LogFile` is the writer's side, for one thread; `compress` runs in a lane beside it; `tail` and `follow` read, for the command line. Every
+`LogFile` is the writer's side, for one thread; `compress` runs in a lane beside it; logreading.py reads. Every
 step that moves a file is a rename, in an order in which a death in between loses no byte: at worst a number is left out, or a file stands
 there both plain and gzipped, and the next rotation or compression puts that right.
 
@@ -20,21 +20,15 @@ import shutil
 import stat
 import threading
 import time
-import zlib
-from collections import deque
-from collections.abc import Iterator
-from io import BufferedIOBase
 from pathlib import Path
 
 from supervisor.model import OutputSettings
 
 MODE = 0o640  # output may hold what is not for everybody
-BLOCK_BYTES = 64 * 1024
 HALF = ".gz.new"  # of a compression that goes on
 LINE_BYTES = 1024 * 1024  # a longer line is given to readers in pieces, and may be cut by a rotation
 GZIP_LEVEL = 1  # a third of the time of the usual 6, for a tenth more bytes: the store needs the processor
 LOWEST_PRIORITY = 19
-POLL_S = 0.1  # how often a follower looks for more
 
 NOTE = "user.reviver"  # the extended attribute with what is known of a file
 STAMP_BYTES = len("2026-01-01T00:00:00.000Z ")
@@ -47,7 +41,7 @@ class LogFile:
     """The file that is written now. For one thread; every method may raise OSError, and may be called again after that."""
 
     def __init__(self, log_dir: str, program: str, settings: OutputSettings) -> None:
-        self.path = _path(log_dir, program)
+        self.path = log_path(log_dir, program)
         self.program = program
         self.settings = settings
         self.position = 0  # where the next byte goes
@@ -134,7 +128,7 @@ class LogFile:
     def rotate(self) -> None:
         """Begin a new file: this one becomes .log.1, those before it one number higher, what is beyond `keep` goes."""
         with _names:
-            held = _rotated(self.path)
+            held = rotated(self.path)
             gap = next(number for number in range(1, len(held) + 2) if number not in held)  # a death in between left one
             for number in sorted(held, reverse=True):
                 for path in held[number]:
@@ -158,7 +152,7 @@ def compress(path: Path) -> None:
     with contextlib.suppress(OSError):
         for half in path.parent.glob(f"{glob.escape(path.name)}.*{HALF}"):
             half.unlink()
-        for paths in _rotated(path).values():
+        for paths in rotated(path).values():
             for plain in paths:
                 if plain.suffix != ".gz":
                     _compress(path, plain)
@@ -176,7 +170,7 @@ def _compress(path: Path, plain: Path) -> None:
             known = os.fstat(source.fileno())
             os.utime(target.fileno(), ns=(known.st_atime_ns, known.st_mtime_ns))
         with _names:  # a rotation may have given it another number meanwhile, or removed it
-            for now in (paths for numbered in _rotated(path).values() for paths in numbered):
+            for now in (paths for numbered in rotated(path).values() for paths in numbered):
                 if now.lstat().st_ino == known.st_ino:
                     half.rename(f"{now}.gz")
                     now.unlink()
@@ -217,60 +211,12 @@ def _foreign(path: Path) -> OSError:
     return OSError(errno.EPERM, "what stands there is a link or no plain file, and could lead elsewhere: remove it", str(path))
 
 
-def tail(log_dir: str, program: str, lines: int) -> Iterator[bytes]:
-    """The last `lines` lines of a program's output, oldest first, from as many files as it takes. Blocks.
-
-    Each piece is a line with its end; one longer than LINE_BYTES comes in pieces. Nothing for a program that never wrote.
-    raises  OSError, for what may not be read
-    """
-    files = _open_last(_path(log_dir, program), lines)
-    try:
-        for file in files:
-            while piece := _piece(file):
-                yield piece
-    finally:
-        for file in files:
-            file.close()
-
-
-def follow(log_dir: str, program: str, lines: int = 0) -> Iterator[bytes]:
-    """`tail`, and then whatever is written, across rotations, for ever. Blocks. A line that stands open for a while comes in pieces.
-
-    raises  OSError, for what may not be read
-    """
-    path = _path(log_dir, program)
-    files = deque(_open_last(path, lines))
-    part, waited = b"", False
-    try:
-        while True:
-            piece = _piece(files[0]) if files else b""
-            part += piece
-            if piece and not (part.endswith(b"\n") or len(part) >= LINE_BYTES):
-                waited = False
-                continue
-            done = len(files) > 1  # there is a newer file: this one grows no more
-            if part and (piece or waited or done):
-                yield part
-                part = b""
-            if piece:
-                continue
-            if done:
-                files.popleft().close()
-            elif newer := _newer(path, files[0] if files else None):
-                files.extend(newer)
-            else:
-                time.sleep(POLL_S)
-                waited = True
-    finally:
-        for file in files:
-            file.close()
-
-
-def _path(log_dir: str, program: str) -> Path:
+def log_path(log_dir: str, program: str) -> Path:
+    """The file that is written now."""
     return Path(log_dir) / f"{program}.log"
 
 
-def _rotated(path: Path) -> dict[int, list[Path]]:
+def rotated(path: Path) -> dict[int, list[Path]]:
     """The rotated files by number: 1 is the newest. A number has two where a death left it both plain and gzipped."""
     pattern = re.compile(re.escape(path.name) + r"\.(\d+)(\.gz)?")
     held: dict[int, list[Path]] = {}
@@ -285,107 +231,3 @@ def _move(path: Path, old: Path, number: int, keep: int) -> None:
         old.unlink()
     else:
         old.rename(path.with_name(f"{path.name}.{number}{'.gz' if old.suffix == '.gz' else ''}"))
-
-
-def _open_last(path: Path, lines: int) -> list[BufferedIOBase]:
-    """The files that hold the last lines, oldest first, each at the first byte to read. The last one is the one written now."""
-    files: list[BufferedIOBase] = []
-    for file in _open_all(path):
-        if files and lines <= 0:
-            file.close()
-            continue
-        start, found = _start_of_last(file, lines)
-        file.seek(start)
-        lines -= found
-        files.append(file)
-    return files[::-1]
-
-
-def _newer(path: Path, file: BufferedIOBase | None) -> list[BufferedIOBase]:
-    """What was begun after `file`, oldest first; none while it is the one written now."""
-    try:
-        current = path.stat()
-    except FileNotFoundError:  # in the middle of a rotation, or removed
-        return []
-    if file is None:
-        return [_open(path)]
-    mine = os.fstat(file.fileno())
-    if (current.st_dev, current.st_ino) == (mine.st_dev, mine.st_ino):
-        if current.st_size < file.tell():  # somebody emptied it
-            file.seek(0)
-        return []
-    others = _open_all(path)
-    at = next((index for index, other in enumerate(others) if _identity(other) == _identity(file)), len(others))
-    newer = others[:at]
-    if at == len(others):
-        gone = os.fstat(file.fileno()).st_nlink == 0  # gzipped meanwhile, it is another file now: go by time
-        newer = [other for other in others if gone and os.fstat(other.fileno()).st_mtime_ns > mine.st_mtime_ns]
-    for other in others:
-        if other not in newer:
-            other.close()
-    return newer[::-1]
-
-
-def _open_all(path: Path) -> list[BufferedIOBase]:
-    """All files of a program, newest first, each once. A rotation beside us only moves files to numbers that we come to later."""
-    opened: dict[tuple[int, int], BufferedIOBase] = {}
-    numbers = range(1, max(_rotated(path), default=0) + 2) if path.parent.exists() else ()  # a gap may be filled by now
-    rotated = (path.with_name(f"{path.name}.{number}{suffix}") for number in numbers for suffix in ("", ".gz"))
-    plain: Path | None = None
-    for candidate in (path, *rotated):
-        if plain is not None and candidate.name == f"{plain.name}.gz":  # the same, just compressed: its plain one is about to go
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            file = _open(candidate)
-            plain = candidate
-            if opened.setdefault(_identity(file), file) is not file:
-                file.close()
-    return list(opened.values())
-
-
-def _open(path: Path) -> BufferedIOBase:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _identity(file: BufferedIOBase) -> tuple[int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino
-
-
-def _piece(file: BufferedIOBase) -> bytes:
-    """A line, or a part of one; b"" at the end, also of a gzip file that ends too early."""
-    try:
-        return file.readline(LINE_BYTES)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        return b""
-
-
-def _start_of_last(file: BufferedIOBase, lines: int) -> tuple[int, int]:
-    """Where the last `lines` lines begin, and how many there are of them."""
-    if isinstance(file, gzip.GzipFile):
-        return _start_by_reading(file, lines)
-    end = position = file.seek(0, os.SEEK_END)
-    found = 0
-    while position > 0 and lines > 0:
-        begin = max(position - BLOCK_BYTES, 0)
-        file.seek(begin)
-        block = file.read(position - begin)
-        at = len(block) - 1 if position == end and block.endswith(b"\n") else len(block)  # the last one ends a line and begins none
-        while (at := block.rfind(b"\n", 0, at)) >= 0:
-            found += 1
-            if found == lines:
-                return begin + at + 1, found
-        position = begin
-    return (0, found + 1) if end and lines > 0 else (end, 0)
-
-
-def _start_by_reading(file: gzip.GzipFile, lines: int) -> tuple[int, int]:
-    """The same where one can only read forward."""
-    starts: deque[int] = deque(maxlen=max(lines, 0))
-    position, whole = 0, True
-    while piece := _piece(file):
-        if whole:
-            starts.append(position)
-        position += len(piece)
-        whole = piece.endswith(b"\n")
-    return (starts[0], len(starts)) if starts else (position, 0)
