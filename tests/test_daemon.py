@@ -287,8 +287,8 @@ def test_the_next_start_waits_at_its_gate_becomes_the_instance_and_is_gone_after
     programs = f'[program.app]\ncommand = {python(SLEEPER)}\n[program.app.restart]\nhealthy = "1s"\n'
     with Supervised(tmp_path, programs) as daemon:
         daemon.until("instance.ready", subject="app:1")
-        (first,) = [instance["pid"] for instance in daemon.status("app")["instances"]]
         daemon.wait_for(lambda: len(daemon.pids()) == 2)
+        (first,) = [instance["pid"] for instance in daemon.status("app")["instances"]]  # answered once the second one is in its group
         (waiting,) = set(daemon.pids()) - {first}
         os.kill(first, signal.SIGKILL)
         daemon.until("instance.started", lambda line: f"pid {waiting}" in line["text"])
