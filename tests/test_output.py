@@ -547,3 +547,27 @@ def test_hundreds_of_programs_share_the_one_thread(room: Room) -> None:
         os.write(writer, f"{id}\n".encode())
     room.close()
     assert [(room.log_dir / f"{id.program}.log").read_text() for id in ids] == [f"{id}\n" for id in ids]
+
+
+def test_a_file_of_an_age_is_rotated_with_the_next_line_also_after_a_restart(tmp_path: Path) -> None:
+    aged = OutputSettings(age_s=60, compress=False)
+    first = Room(tmp_path)
+    writer = first.attach(settings=aged)
+    os.write(writer, b"one\nopen ")
+    assert first.outputs.last(ID) == b"one\nopen "
+    began, number = os.getxattr(first.path, logfiles.NOTE).split()
+    first.close()
+    os.setxattr(first.path, logfiles.NOTE, b"%.3f %s" % (float(began) - 61, number))
+    second = Room(tmp_path)
+    os.write(second.attach(settings=aged), b"line\nnext\n")
+    second.close()
+    assert (tmp_path / "store.log.1").read_bytes() == b"one\nopen line\n"
+    assert second.path.read_bytes() == b"next\n"
+
+
+def test_time_stamps_lose_nothing_at_the_end_where_a_rotation_falls(room: Room) -> None:
+    writer = room.attach(settings=OutputSettings(rotate_bytes=1000, keep=500, compress=False, timestamps=True))
+    os.write(writer, b"".join(b"%d\n" % number for number in range(2000)))
+    room.close()
+    assert [line[25:] for line in room.all().splitlines()] == [b"%d" % number for number in range(2000)]
+    assert len(room.rotated()) > 40

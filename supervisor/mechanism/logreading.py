@@ -134,15 +134,16 @@ def _open_past(path: Path, wanted: Wanted) -> list[BufferedIOBase]:
     files = []
     for index, file in enumerate(_open_all(path)):
         if index == 0 or wanted.since_wall is None or os.fstat(file.fileno()).st_mtime >= wanted.since_wall:
-            file.seek(0 if wanted.since_wall is None else _skip_undated(file, wanted.since_wall))
             files.append(file)
         else:
             file.close()
+    if files and wanted.since_wall is not None:
+        files[-1].seek(_skip_undated(files[-1], wanted.since_wall))
     return files[::-1]
 
 
 def _skip_undated(file: BufferedIOBase, since_wall: float) -> int:
-    """Where to begin in a file: lines before the first that says when it was written are older than that; 0 when none says it."""
+    """Where to begin in the oldest file: lines before the first that says when it was written are older than that; 0 when none says it."""
     if os.fstat(file.fileno()).st_mtime < since_wall:  # the current one, and nothing was written since
         return file.seek(0, os.SEEK_END)
     at = 0

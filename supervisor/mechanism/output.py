@@ -277,7 +277,7 @@ class Outputs:
         file, taken = source.sink.file, 0
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z ").encode()
         try:
-            while taken < len(data):
+            while taken < len(data) and not (taken and file.room <= 0):
                 if begins:
                     file.put(stamp)
                 end = data.find(b"\n", taken) + 1 or len(data)
