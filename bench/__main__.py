@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import cause, false_kills, hang, idle, restart, status
+from bench import cause, false_kills, hang, idle, restart, status, tree
 from bench.ground import GroundError, ground
 from bench.report import Report
 
@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[[], Report]] = {
     "cause": cause.measure,
     "idle": idle.measure,
     "status": status.measure,
+    "tree": tree.measure,
 }
 
 

@@ -288,7 +288,7 @@ def test_the_next_start_waits_at_its_gate_becomes_the_instance_and_is_gone_after
     with Supervised(tmp_path, programs) as daemon:
         daemon.until("instance.ready", subject="app:1")
         daemon.wait_for(lambda: len(daemon.pids()) == 2)
-        (first,) = [instance["pid"] for instance in daemon.status("app")["instances"]]  # answered once the second one is in its group
+        (first,) = [instance["pid"] for instance in daemon.status("app")["instances"]]  # answered when the other is kept
         (waiting,) = set(daemon.pids()) - {first}
         os.kill(first, signal.SIGKILL)
         daemon.until("instance.started", lambda line: f"pid {waiting}" in line["text"])
