@@ -36,6 +36,8 @@ from supervisor.model import (
     Scope,
     WorkerLooked,
 )
+from supervisor.policy.facts import Fact
+from supervisor.policy.replay import replay
 
 E = TypeVar("E", Answered, Extended, Looked, WorkerLooked)
 
@@ -196,6 +198,8 @@ def test_hang_is_suspected_and_proven(path: str, health: HealthSettings, nature:
     async def story() -> None:
         async with shop() as it:
             it.open(FIRST, health=health)
+            seen: list[Fact] = []
+            it.watcher.record(FIRST, seen.append)
             await it.until(Answered)
             it.request(path)
             hung_at = time.monotonic()
@@ -213,6 +217,9 @@ def test_hang_is_suspected_and_proven(path: str, health: HealthSettings, nature:
             contradiction = it.watcher.unmoved(FIRST, proven.since - 1.0)
             assert contradiction is not None
             assert contradiction.since == pytest.approx(proven.since, abs=0.05)
+            replayed = [judged.finding.verdict.kind for judged in replay(seen[0].at, seen)]
+            assert replayed[-1] is hung  # the same facts, the same verdict
+            assert Kind.SUSPECT in replayed
 
     asyncio.run(story())
 

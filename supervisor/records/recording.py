@@ -92,7 +92,10 @@ def decode(data: bytes) -> Recording:
     """Raises RecordingError."""
     unpacker = lzma.LZMADecompressor()
     try:
-        columns = _DECODER.decode(unpacker.decompress(data, SIZE_LIMIT_BYTES))
+        unpacked = unpacker.decompress(data, SIZE_LIMIT_BYTES)
+        if not unpacker.eof:
+            raise RecordingError(f"this is no recording that can be read: it is cut off, or over {SIZE_LIMIT_BYTES} bytes long")
+        columns = _DECODER.decode(unpacked)
         rows = [iter(getattr(columns, name)) for name in _KINDS.values()]
         return Recording(columns.spawned, tuple(next(rows[number]) for number in columns.order))
     except (lzma.LZMAError, EOFError, msgspec.MsgspecError, IndexError, RuntimeError) as problem:
