@@ -179,7 +179,7 @@ class Daemon:
         )
         await self._adopt(records)
         places = await release.resolve_each([program.launch for program in self._settings.programs], self._warn)
-        applied = _candidates(self._settings, places)
+        applied = replace(_candidates(self._settings, places), begins=True)
         await self._server.serve()
         for sentence in self._settings.unused:
             self._warn(sentence)

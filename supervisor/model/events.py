@@ -160,10 +160,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A configuration to take up: programs that are not in it go."""
+    """A configuration to take up: programs that are not in it go. `begins`: by a supervisor that begins, nobody asked for it."""
 
     programs: tuple[Candidate, ...]
     escalation: tuple[EscalationStep, ...] = ()
+    begins: bool = False
 
 
 @dataclass(frozen=True, slots=True)

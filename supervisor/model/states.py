@@ -296,6 +296,7 @@ class Program:
     preflight_asked: float | None = None
     good: Build | None = None  # the last build that was trusted
     previous: Build | None = None  # the one that was trusted before `good`
+    refused: Build | None = None  # the one that was given up last
     trial: Trial | None = None
     retreat: str = ""  # why the previous build is to come back, before it does
     link: Link | None = None  # where the directory is one

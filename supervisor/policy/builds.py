@@ -39,8 +39,11 @@ UNDONE = "what it changed elsewhere (a database) stays changed"
 # --- which one ------------------------------------------------------------------------------------------------------------------
 
 
-def candidate(program: Program, candidate: Candidate, now: float) -> Program:
-    """Take up what a configuration and the disk say. A link that nobody touched says nothing new: what is under way stays."""
+def candidate(program: Program, candidate: Candidate, now: float, *, begins: bool) -> Program:
+    """Take up what a configuration and the disk say. A link that nobody touched says nothing new: what is under way stays.
+
+    begins  a supervisor reads what it was given long ago: what was given up meanwhile is not asked for by that
+    """
     launch, place = candidate.settings.launch, (candidate.release, candidate.directory)
     newest = program.build if program.proposed is None else program.proposed.build
     link = program.link
@@ -52,6 +55,8 @@ def candidate(program: Program, candidate: Candidate, now: float) -> Program:
         place = newest.release, newest.directory
     elif candidate.directory != newest.directory:
         program = replace(program, link=Link(link.path, ""))  # somebody switched it; one of ours may be on its way
+    if begins and program.refused is not None and _is(program.refused, launch, *place):
+        return program
     return _want(program, launch, *place, by="apply", back=False, now=now)
 
 
@@ -172,7 +177,7 @@ def preflighted(program: Program, event: Preflighted, now: float) -> Program:
 def _drop(program: Program, build: Build, why: str) -> Program:
     """What was proposed is not taken up. Nothing of it ran, and nothing else moved."""
     text = f"build {build.number}{release_of(build)} is not taken up, and nothing was changed: {why}"
-    program = note(replace(program, proposed=None, preflight=Preflight.PASSED), "build.refused", text)
+    program = note(replace(program, proposed=None, preflight=Preflight.PASSED, refused=build), "build.refused", text)
     fact = Fact("refused", Severity.WARNING, f"{program.settings.name}: {text}")
     return replace(program, facts=(*program.facts, fact))
 
@@ -244,7 +249,7 @@ def _give_up(program: Program, back: Build, why: str) -> Program:
         program = releases.became(program, back, Standing.GOOD)
         if trying is None or trying.served:
             text += f"; {UNDONE}"
-    program = note(choose(program, back), "build.lost", text)
+    program = note(replace(choose(program, back), refused=lost), "build.lost", text)
     return replace(program, facts=(*program.facts, Fact("rollback", Severity.CRITICAL, f"{program.settings.name}: {text}")))
 
 

@@ -85,7 +85,7 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
                 fleet.releases.get(name, ()),
             )
             if known is None
-            else one.apply(known, candidate, now)
+            else one.apply(known, candidate, now, begins=event.begins)
         )
     for name, known in fleet.programs.items():
         if name not in programs:

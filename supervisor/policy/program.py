@@ -94,12 +94,12 @@ def create(
     return releases.began(program, now)
 
 
-def apply(program: Program, candidate: Candidate, now: float) -> Program:
+def apply(program: Program, candidate: Candidate, now: float, *, begins: bool = False) -> Program:
     """Take up changed settings: what decides a start makes a new build, on trial where there is one to go back to."""
     settings = candidate.settings
     if program.removed:
         program = replace(program, removed=False, wanted=Wanted.DOWN if settings.manual else Wanted.UP)
-    return builds.candidate(replace(program, settings=settings), candidate, now)
+    return builds.candidate(replace(program, settings=settings), candidate, now, begins=begins)
 
 
 def hear(program: Program, event: ProgramEvent, now: float) -> Program:

@@ -132,6 +132,7 @@ class Ledger:
     """What the rules remember from one step to the next."""
 
     numbers: dict[str, int] = field(default_factory=dict)  # the highest ever given, also by an earlier supervisor
+    killing_again: set[InstanceId] = field(default_factory=set)  # that were being killed when the supervisor died
     told: set[tuple[int, str, int]] = field(default_factory=set)
     living: set[InstanceId] = field(default_factory=set)  # as far as the supervisor was told
     spawned: set[InstanceId] = field(default_factory=set)
@@ -158,19 +159,17 @@ class Ledger:
         taken = self.evidence.get(id)
         return self.causes.get(id.program, {}).get(taken.cause) if taken is not None else None
 
-    def new_life(self, memory: Mapping[str, Mapping[str, Known]]) -> None:
-        """A new supervisor knows numbers, incidents, and the causes that were written down; nothing else."""
-        self.living.clear()
-        self.spawned.clear()
-        self.opened.clear()
-        self.killed.clear()
-        self.evidence.clear()
-        self.demoted.clear()
-        self.programs.clear()
-        self.causes = {
-            name: {key: Met(each.release, list(each.proven), bool(each.passed)) for key, each in known.items()}
-            for name, known in memory.items()
-        }
+    def new_life(self, fleet: Fleet, remembered: Mapping[str, Mapping[str, Known]]) -> None:
+        """Another supervisor goes on with this fleet; of a program that is not in it only the causes that were written down are known."""
+        adopted = {i.id for program in fleet.programs.values() for i in program.instances}
+        self.living &= adopted
+        self.demoted &= adopted
+        self.killing_again = self.killed.keys() & adopted
+        self.programs = {name: past for name, past in self.programs.items() if name in fleet.programs}
+        for name in remembered.keys() - fleet.programs.keys():
+            self.causes[name] = {
+                key: Met(each.release, list(each.proven), bool(each.passed)) for key, each in remembered[name].items()
+            }
 
 
 # --- the ledger hears -----------------------------------------------------------------------------------------------------------
@@ -205,7 +204,8 @@ def hear(turn: Turn, ledger: Ledger) -> None:
             for name in turn.after.programs:
                 past = ledger.past(name)
                 past.commanded = now
-                past.lost.clear()
+                if not event.begins:
+                    past.lost.clear()
         case _:
             pass
     _hear_causes(turn, ledger)
@@ -404,6 +404,9 @@ def _unjust(kill: Kill, turn: Turn, ledger: Ledger, site: Site) -> str:
         return "nobody knows it"
     if server is None or server.phase is Phase.DEAD or turn.after.hurried:
         return ""
+    if kill.id in ledger.killing_again:
+        ledger.killing_again.discard(kill.id)
+        return ""
     if (last := ledger.killed.get(kill.id)) is not None and instance.state is State.KILLING:
         return "" if now - last >= KILL_AGAIN_S - EPSILON_S else f"again after {now - last:.1f} s"
     asked, grace_s = ledger.asked.get(kill.id), program.settings.grace_s
@@ -558,7 +561,8 @@ def memory_is_true(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str
             continue
         changed = {known for known in causes if known not in old}
         kept = {effect.known for effect in turn.effects if isinstance(effect, Remember) and effect.program == name}
-        if changed != kept:
+        again = kept - changed if isinstance(turn.event, Applied) else set()  # after an adoption all are handed over anew
+        if changed != kept - again or not again <= set(causes):
             return f"{name}: {changed} changed, and {kept} is kept"
         truth = {key: (met.proven, met.passed) for key, met in ledger.causes.get(name, {}).items()}
         if (told := {known.key: (list(known.proven), bool(known.passed)) for known in causes}) != truth:

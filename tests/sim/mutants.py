@@ -6,7 +6,7 @@ depend on how policy is written inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from supervisor.model import (
@@ -40,7 +40,7 @@ from supervisor.model import (
     WorkerLooked,
 )
 from tests.sim.invariants import SUSPICIOUS
-from tests.sim.world import Policy
+from tests.sim.world import Memory, Policy, Written
 
 Result = tuple[Fleet, tuple[Effect, ...], float | None]
 Change = Callable[[ProgramSettings], ProgramSettings]
@@ -83,12 +83,33 @@ def no_id_check(policy: Policy) -> Policy:
 
 def number_reused(policy: Policy) -> Policy:
     """A new supervisor counts from one again."""
-    return replace(policy, reborn=lambda record, _: Fleet(incidents=record.incidents))
+
+    def reborn(record: Fleet, written: Written, unborn: Collection[InstanceId], memory: Memory) -> Fleet:
+        after = policy.reborn(record, written, unborn, memory)
+        return replace(after, numbers={}, programs={n: replace(p, started=0) for n, p in after.programs.items()})
+
+    return replace(policy, reborn=reborn)
 
 
 def trees_left_running(policy: Policy) -> Policy:
     """A new supervisor starts everything a second time beside what lives."""
-    return replace(policy, ends_leftovers=False)
+
+    def reborn(record: Fleet, written: Written, unborn: Collection[InstanceId], memory: Memory) -> Fleet:
+        return replace(policy.reborn(record, written, unborn, memory), programs={})
+
+    return replace(policy, reborn=reborn)
+
+
+def kill_forgotten(policy: Policy) -> Policy:
+    """A new supervisor believes that what the dead one had decided was done: nothing is asked again."""
+
+    def reborn(record: Fleet, written: Written, unborn: Collection[InstanceId], memory: Memory) -> Fleet:
+        after = policy.reborn(record, written, unborn, memory)
+        known = {i.id: i for p in record.programs.values() for i in p.instances}
+        programs = {n: replace(p, instances=tuple(known[i.id] for i in p.instances)) for n, p in after.programs.items()}
+        return replace(after, programs=programs)
+
+    return replace(policy, reborn=reborn)
 
 
 def _deceived(policy: Policy, there: Change, back: Change) -> Policy:
@@ -450,6 +471,7 @@ MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     no_id_check,
     number_reused,
     trees_left_running,
+    kill_forgotten,
     relief_budget_ignored,
     ceiling_ignored,
     busy_one_killed,

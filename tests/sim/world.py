@@ -7,7 +7,7 @@ The supervisor is told nothing that a real one could not know.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -24,6 +24,7 @@ from supervisor.model import (
     Exited,
     Fleet,
     Forget,
+    Instance,
     InstanceId,
     Kill,
     KillWorker,
@@ -52,6 +53,7 @@ from supervisor.model import (
     WorkerLooked,
 )
 from supervisor.policy import fleet as policy
+from supervisor.policy.adoption import adopt
 from tests.sim.agenda import Agenda, Processors
 from tests.sim.invariants import EPSILON_S, SUSPICIOUS, Ledger, Turn, broken_rule, touched
 from tests.sim.plan import Behaviour, Plan, ProgramPlan
@@ -73,11 +75,15 @@ WRITTEN_S = 0.02  # until what is remembered is on disk
 Memory = dict[str, dict[str, Known]]
 
 
-def reborn(record: Fleet, memory: Memory) -> Fleet:
-    """What a new supervisor starts from: nothing lives any more, numbers go on, and causes are remembered."""
+Written = Mapping[str, float]
+
+
+def reborn(record: Fleet, written: Written, unborn: Collection[InstanceId], memory: Memory) -> Fleet:
+    """What a new supervisor starts from: what the record says, and what it remembers of programs that are not in it."""
     started = {name: program.started for name, program in record.programs.items()}
     causes = {name: tuple(known.values()) for name, known in memory.items()}
-    return Fleet(incidents=record.incidents, numbers={**record.numbers, **started}, causes=causes)
+    known = Fleet(incidents=record.incidents, numbers={**record.numbers, **started}, causes=causes)
+    return adopt(known, [(program, written[name]) for name, program in record.programs.items()], unborn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,7 @@ class Policy:
 
     step: Step = policy.step
     drained: Callable[[Fleet], bool] = policy.drained
-    reborn: Callable[[Fleet, Memory], Fleet] = reborn
-    ends_leftovers: bool = True  # a new supervisor ends the trees that the dead one left
+    reborn: Callable[[Fleet, Written, Collection[InstanceId], Memory], Fleet] = reborn
 
 
 @dataclass(slots=True)
@@ -117,6 +122,8 @@ class World:
         self.calm = False
         self.sick = False
         self.room = True  # in the host's memory
+        self._recorded: dict[str, float] = {}  # when each program was recorded last
+        self._unborn: set[InstanceId] = set()  # whose gate never opened: the supervisor died
         self.memory: Memory = {}  # what the journal holds of causes
         self.blind_until = 0.0
         self.turns = 0
@@ -154,8 +161,8 @@ class World:
     def candidates(self) -> tuple[Candidate, ...]:
         return tuple(Candidate(c.settings, c.directory.rsplit("/", 1)[-1], c.directory) for c in self.config.values())
 
-    def apply(self) -> None:
-        self.post(Applied(self.candidates(), self.plan.escalation))
+    def apply(self, *, begins: bool = False) -> None:
+        self.post(Applied(self.candidates(), self.plan.escalation, begins))
 
     def post(self, event: Event) -> None:
         """One turn of the supervisor: step, record, effects."""
@@ -183,6 +190,7 @@ class World:
         if problem := broken_rule(turn, self.ledger, self.sites):
             self.fail(problem)
         self.record = after
+        self._recorded |= dict.fromkeys(changed, now)
         life = self._life
         for effect in effects:
             if self.chance("death", 0.002):
@@ -215,28 +223,37 @@ class World:
         for site in self.sites.values():
             for server in list(site.servers.values()):
                 if server.phase is Phase.GATE:
-                    site.end(server, 1, 0)
+                    self._unborn.add(server.id)
+                    site.end(server, 125, 0)
 
     def _begin(self) -> None:
-        """A new supervisor: the trees named in the record are ended first."""
+        """A new supervisor: it goes on with what the record names, and hears of those that ended meanwhile."""
         named = {i.id: i for p in self.record.programs.values() for i in p.instances}
         for site in self.sites.values():
-            for server in list(site.servers.values()):
+            for server in site.servers.values():
                 if server.alive and (server.id not in named or named[server.id].pid != server.pid):
                     self.fail(f"{server.id} lives, and the record of the dead supervisor does not name it")
-                if not self._policy.ends_leftovers:
-                    continue
-                server.frozen = ""
-                site.end(server, -9, 0)
-                site.servers.pop(server.id, None)
-        self.ledger.new_life(self.memory)
         self._up = True
         self._shutdown = None
         read = round_trip(self.record)
         if read != self.record:
             self.fail("the record does not give back the fleet")
-        self.fleet = self._policy.reborn(read, self.memory)
-        self.apply()
+        self.fleet = self._policy.reborn(read, self._recorded, self._unborn, self.memory)
+        self._unborn.clear()
+        adopted = [i for p in self.fleet.programs.values() for i in p.instances]
+        self.ledger.new_life(self.fleet, self.memory)
+        self.apply(begins=True)
+        for instance in adopted:
+            self._adopt(instance)
+
+    def _adopt(self, instance: Instance) -> None:
+        """The world says who lives. A probe asks again, so that an answer that was lost is heard."""
+        server = self._server(instance.id)
+        if server is None or server.phase is Phase.DEAD:
+            left = 0 if server is None else server.left
+            self.send(Exited(instance.id, None, left, "ended while no supervisor ran"), 0.01)
+        elif server.phase is Phase.UP and server.capable and instance.ready is None:
+            self.send(Answered(server.id, "GET /health answered 200"), 0.1)
 
     def _arm(self, wake: float | None) -> None:
         self.wake = wake
@@ -288,6 +305,9 @@ class World:
         if stray := [str(s.id) for s in living if not s.doomed and s.id not in self.ledger.killed]:
             self.fail(f"the shutdown is over and {stray} live")
         self.tell("supervisor ended", "")
+        programs, numbers = self.record.programs, {n: p.started for n, p in self.record.programs.items()}
+        left = {name: program for name, program in programs.items() if program.instances}
+        self.record = replace(self.record, programs=left, numbers={**self.record.numbers, **numbers})
         self._down()
         self.agenda.after(0.5, self._begin)
 
