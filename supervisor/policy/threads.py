@@ -139,16 +139,27 @@ def _ran_enough(window: Window, serving: frozenset[int], limit_s: float, quiet_s
 
 
 def starved(serving: frozenset[int], usage: Mapping[int, Usage], host: Host | None) -> str:
-    """In words, when a process that wants to run is kept from it, by others or by a limit on its group; else ""."""
-    for pid in serving & usage.keys():
-        used = usage[pid]
-        waits = used.kept >= STARVED_DELAY_RATIO and used.kept >= STARVED_SHARE * (used.run + used.kept)
-        if used.run >= WANTS_LEAST_RATIO or not (waits or used.ready >= READY_RATIO):
-            continue
-        kept = f"kept from the processor for {percent(used.kept)} of the time" if waits else "always ready to run"
-        words = f"process {pid} {kept}, at {percent(used.run)} of a core"
-        return f"{words} (load {host.load:.1f} on {host.processors} processors)" if host is not None else words
-    return ""
+    """In words, when a process that wants to run is kept from it, by others or by a limit on its group; else "".
+
+    What these processes take from each other is no such thing: it is asked whether together they get enough of what they could have.
+    """
+    used = [usage[pid] for pid in sorted(serving & usage.keys())]
+    hungry = [each for each in used if each.wanting or _lacks(each)]
+    could = min(len(hungry), host.processors) if host is not None else 1
+    lacking = next((each for each in hungry if _lacks(each)), None)
+    if lacking is None or sum(each.run for each in hungry) >= WANTS_LEAST_RATIO * could:
+        return ""
+    kept = f"kept from the processor for {percent(lacking.kept)} of the time" if _waits(lacking) else "always ready to run"
+    words = f"process {lacking.pid} {kept}, at {percent(lacking.run)} of a core"
+    return f"{words} (load {host.load:.1f} on {host.processors} processors)" if host is not None else words
+
+
+def _lacks(used: Usage) -> bool:
+    return used.run < WANTS_LEAST_RATIO and (_waits(used) or used.ready >= READY_RATIO)
+
+
+def _waits(used: Usage) -> bool:
+    return used.kept >= STARVED_DELAY_RATIO and used.kept >= STARVED_SHARE * (used.run + used.kept)
 
 
 def uninterruptible(trees: tuple[TreeSample, ...], now: float, serving: frozenset[int]) -> tuple[int, float]:
