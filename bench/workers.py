@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Callable
 
 from bench import apps
-from bench.ground import STOP_LIMIT_S, GroundError, Reviver, Service, await_answer, descendants, free_port, surroundings
+from bench.ground import (
+    BOOT_LIMIT_S,
+    STEP_S,
+    STOP_LIMIT_S,
+    GroundError,
+    Reviver,
+    Service,
+    await_answer,
+    descendants,
+    free_port,
+    surroundings,
+)
 from bench.idle import cpu_s
 from bench.load import Outcome, ask, failed_count, failures, load
 from bench.peers import Supervisord
@@ -45,7 +57,9 @@ def measure() -> Report:
         with Supervisord(where, program) as supervisord:
             supervisord.await_running()
             await_answer(port, HEALTH)
-            (master,) = (pid for pid in descendants(supervisord.pid) if len(descendants(pid)) == WORKERS)
+            (master,) = set(descendants(supervisord.pid)) - {
+                worker for pid in descendants(supervisord.pid) for worker in descendants(pid)
+            }
             restart = [*supervisord.status_command[:-1], "restart", "store"]
             _drive(report, "whole tree killed", port, master, PEER_LIMIT_S, lambda: _run(restart))
     return report
@@ -63,8 +77,6 @@ def _drive(
 ) -> None:
     """One hang under load; `heal` is called after `limit_s`, where nobody heals by himself."""
     before = _workers(master)
-    if len(before) != WORKERS:
-        raise GroundError(f"{who}: gunicorn has {len(before)} workers, not {WORKERS}")
 
     async def story() -> None:
         customers = asyncio.create_task(load(port, PATH, RATE, 2 * CALM_S + limit_s + AFTER_S))
@@ -77,7 +89,7 @@ def _drive(
             await asyncio.to_thread(heal)
         requests = await customers
         (the_hung_ones,) = await asyncio.gather(poisoned)
-        lost = before - _workers(master)
+        lost = before - set(descendants(master))
         report.add(who, "failed", failed_count(requests), "", 0 if budget else None, failures(requests))
         report.add(who, "of them refused", failed_count(requests, Outcome.REFUSED), "", 0 if budget else None)
         report.add(who, "siblings replaced", len(lost - {hung}), "", 0 if budget else None, f"of {WORKERS - 1}")
@@ -88,7 +100,13 @@ def _drive(
 
 
 def _workers(master: int) -> set[int]:
-    return set(descendants(master))
+    """The pids of all its workers, once all are there. Raises GroundError after a while."""
+    deadline = time.monotonic() + BOOT_LIMIT_S
+    while len(pids := descendants(master)) != WORKERS:
+        if time.monotonic() > deadline:
+            raise GroundError(f"gunicorn has {len(pids)} workers, not {WORKERS}")
+        time.sleep(STEP_S)
+    return set(pids)
 
 
 def _run(command: list[str]) -> None:
