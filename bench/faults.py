@@ -36,7 +36,7 @@ class Server:
 
     command  with {fd} where it takes the held socket
     slots    requests that it serves at once: so many poisons hang all of it
-    threaded its threads wait in locks beside one that takes connections, so a lock is no more certain than another wait
+    threaded  a thread of its own never waits for locks (an acceptor, a helper), so being locked is no more certain than another wait
     """
 
     name: str
@@ -72,7 +72,7 @@ SERVERS = {
         Server("gthread", (*GUNICORN, "--threads", "4"), slots=4, threaded=True),
         Server("uvicorn", ("uvicorn", "app:asgi", "--lifespan", "off", "--log-level", "warning", "--fd", "{fd}")),
         Server("threads", ("python", "app.py", "{fd}"), slots=4, threaded=True),
-        Server("node", ("node", "app.js", "{fd}")),
+        Server("node", ("node", "app.js", "{fd}"), threaded=True),
         Server("jvm", ("java", "App.java"), slots=4, threaded=True, socket_as_stdin=True),
     )
 }
