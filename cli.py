@@ -211,6 +211,15 @@ def releases(config: str | None, as_json: bool, names: Names) -> int:
     return releases(config, names, as_json)
 
 
+@reviver.command(short_help="Run the code that is installed now; programs go on.")
+@CONFIG
+def upgrade(config: str | None) -> int:
+    """Have the running supervisor give way to the code that is installed now. All programs go on."""
+    from supervisor.commands.upgrade import upgrade
+
+    return upgrade(config)
+
+
 @reviver.command()
 @CONFIG
 @FOLLOW

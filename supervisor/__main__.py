@@ -15,4 +15,4 @@ with without("ssl", "_hashlib", "rich", "typing_extensions", "bz2", "lzma"):
     from supervisor.daemon import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else None))
+    sys.exit(main(sys.argv[1:]))

@@ -15,10 +15,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, NoReturn, assert_never
 
 from supervisor import __version__, config, host
 from supervisor.alerts.delivery import Delivery
@@ -33,6 +33,7 @@ from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.starter import Starter
 from supervisor.mechanism.systemd import Systemd, inherited, open_guard, stop_s, under_systemd
+from supervisor.mechanism.upgrade import TRIAL, TRIAL_S, try_new
 from supervisor.mechanism.watch import Watcher
 from supervisor.mechanism.witness import Witness
 from supervisor.model import (
@@ -89,6 +90,7 @@ AHEAD_S = 1.0  # after an instance became ready: while many start at once, nothi
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
 DEFECTS_KEPT = 20  # files about our own mistakes
 EXIT_CONFIG = 78
+EXIT_AGAIN = 75  # guard and systemd start the next one at once
 LANES = ("preflight", "reap", "watch", "evidence", "read", "discard", "switch")
 
 
@@ -627,6 +629,18 @@ class Daemon:
     def find(self, path: str) -> Awaitable[str]:
         return self._lanes["switch"].run(release.find, path, deadline_s=release.SWITCH_S)
 
+    def try_new(self) -> Awaitable[str]:
+        return self._lanes["read"].run(try_new, self._settings.path, self._environ, deadline_s=TRIAL_S)
+
+    def give_way(self, version: str) -> NoReturn:
+        """What SIGKILL does to us, but that what waits to be written is: the handover is as of the last turn, and no other comes."""
+        self._tell_story(Note("reviver", "daemon.upgraded", f"gives way to reviver {version}; all programs go on"))
+        self._outputs.close(FLUSH_S)
+        self._delivery.close(FLUSH_S)
+        self._journal.close(FLUSH_S)
+        self._log_lane.drain(FLUSH_S)
+        os._exit(EXIT_AGAIN)
+
     def take_up(self, reading: Reading) -> None:
         fixed = self._settings.daemon
         if reading.settings.daemon != fixed:
@@ -689,15 +703,21 @@ def _programs(count: int) -> str:
     return "1 program" if count == 1 else f"{count} programs"
 
 
-def main(explicit: str | None) -> int:
-    """Run the supervisor with this configuration, or the first one on the search path; the answer is the exit code (0, 1, 78)."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the supervisor with this configuration, or the first one on the search path; the answer is the exit code (0, 1, 78).
+
+    arguments  [CONFIG]; TRIAL behind it only says our version, once all is imported and the configuration was read
+    """
     try:
-        settings = config.load(config.find(explicit, os.environ), os.environ)
+        settings = config.load(config.find(arguments[0] if arguments else None, os.environ), os.environ)
     except config.ConfigErrors as faults:
         count = f"{len(faults.faults)} faults" if len(faults.faults) > 1 else "1 fault"
         lines = "".join(f"  {fault}\n" for fault in faults.faults)
         sys.stderr.write(f"reviver: the configuration has {count}\n{lines}")
         return EXIT_CONFIG
+    if TRIAL in arguments[1:]:
+        sys.stdout.write(f"{__version__}\n")
+        return 0
     try:
         asyncio.run(_live(settings))
     except StartError as problem:

@@ -20,6 +20,7 @@ from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server
 from supervisor.control.views import About, Vitals
 from supervisor.mechanism.release import find
+from supervisor.mechanism.upgrade import Unusable
 from supervisor.model import (
     Answered,
     Applied,
@@ -73,11 +74,19 @@ class World:
     started: float = field(default_factory=time.monotonic)
     journal_problem: str = ""
     switch_problem: str = ""
+    upgrade_problem: str = ""
+    guarded: bool = True
+    gave_way_to: list[str] = field(default_factory=list)
 
     def about(self) -> About:
         path = str(self.directory)
         return About(
-            os.getpid(), "0.1.0", self.started, self.config, False, DaemonSettings(runtime_dir=path, state_dir=path, log_dir=path)
+            os.getpid(),
+            "0.1.0",
+            self.started,
+            self.config,
+            self.guarded,
+            DaemonSettings(runtime_dir=path, state_dir=path, log_dir=path),
         )
 
     def fleet(self) -> Fleet:
@@ -147,6 +156,14 @@ class World:
 
     async def find(self, path: str) -> str:
         return find(path)
+
+    async def try_new(self) -> str:
+        if self.upgrade_problem:
+            raise Unusable(self.upgrade_problem)
+        return "9.9"
+
+    def give_way(self, version: str) -> None:
+        self.gave_way_to.append(version)
 
     def take_up(self, reading: Reading) -> None:
         self.post(reading.applied)

@@ -668,3 +668,28 @@ def test_client_waits_for_a_daemon_that_is_starting(place: Path) -> None:
     with running(place):
         asking.join(10)
         assert answers[0]["pid"] == os.getpid()
+
+
+# --- giving way to new code
+
+
+def test_upgrade_tries_the_new_code_and_gives_way_to_it(daemon: Running) -> None:
+    heard: list[str] = []
+    with Client(str(daemon.world.directory)) as connection:
+        connection.call("upgrade", {}, lambda name, params: heard.append(f"{name} {params['version']}"))
+    assert heard == ["upgrading 9.9"]
+    assert daemon.world.gave_way_to == ["9.9"]
+
+
+def test_upgrade_is_refused_where_nobody_would_start_the_next_or_it_is_unfit(daemon: Running) -> None:
+    daemon.world.upgrade_problem = "ModuleNotFoundError: No module named 'h11'"
+    with pytest.raises(Refusal, match=r"not fit to take over, and this daemon goes on: ModuleNotFoundError.*h11"):
+        ask(daemon, "upgrade")
+    daemon.world.guarded = False
+    with pytest.raises(Refusal, match="nobody would start the new daemon"):
+        ask(daemon, "upgrade")
+    daemon.world.guarded, daemon.world.upgrade_problem = True, ""
+    daemon.post(ShutdownAsked())
+    with pytest.raises(Refusal, match="is being stopped"):
+        ask(daemon, "upgrade")
+    assert daemon.world.gave_way_to == []

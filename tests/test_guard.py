@@ -376,6 +376,28 @@ def test_reviver_run_keeps_its_programs_over_the_death_of_the_supervisor_and_of_
         reviver.until("daemon.stopped")
 
 
+def test_upgrade_starts_the_daemon_anew_and_refuses_code_that_is_not_fit(tmp_path: Path) -> None:
+    code = "import signal; signal.pause()"
+    with Supervised(tmp_path, f"[program.app]\ncommand = {python(code)}\n", guarded=True) as reviver:
+        app = reviver.until("instance.started")["text"].rpartition(" ")[2]
+        reviver.until("instance.ready", subject="app:1")
+        before = reviver.config.read_text()
+        reviver.config.write_text(before + "grace = 10\n")
+        refused = reviver.ask("upgrade")
+        assert refused.returncode == 1
+        assert "not fit to take over" in refused.stderr
+        assert "grace" in refused.stderr
+        reviver.config.write_text(before)
+        done = reviver.ask("upgrade")
+        assert done.returncode == 0, done.stderr
+        assert "gave way to" in done.stdout
+        assert f"pid {app}" in reviver.until("instance.adopted", subject="app:1")["text"]
+        reviver.signal(signal.SIGTERM)
+        reviver.until("daemon.stopped")
+        reviver.rest()
+        assert reviver.process.returncode == 0
+
+
 def test_reviver_run_ends_as_its_daemon_does(tmp_path: Path) -> None:
     with Supervised(tmp_path, '[program.app]\ncommand = "x"\ninstnaces = 2\n', guarded=True) as reviver:
         assert any("instances" in line["text"] for line in reviver.rest())

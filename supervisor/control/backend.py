@@ -57,6 +57,17 @@ class Backend(Protocol):
         """
         ...
 
+    def try_new(self) -> Awaitable[str]:
+        """Try the code that is installed now, with the running configuration's file, in a lane: its version.
+
+        raises  mechanism.upgrade.Unusable, LaneError
+        """
+        ...
+
+    def give_way(self, version: str) -> None:
+        """End at once, for the next daemon to take over all that runs. Does not return."""
+        ...
+
     def take_up(self, reading: Reading) -> None:
         """Make it the running configuration: post its Applied, keep the rest. What SIGHUP does after `read`."""
         ...

@@ -18,6 +18,7 @@ from supervisor.control import messages, views
 from supervisor.control.backend import Backend, Reading, Story
 from supervisor.control.goals import DRAINING, Down, Goal, Released, Replaced, ReplacedAtOnce, Taken, Up, Wish
 from supervisor.lanes import LaneError
+from supervisor.mechanism.upgrade import TRIAL_S, Unusable
 from supervisor.model import DeployAsked, Event, Fleet, Program, RestartAsked, SignalAsked, Standing, StartAsked, StopAsked
 from supervisor.policy import builds, releases
 from supervisor.policy.program import create
@@ -270,6 +271,25 @@ class Verbs:
         await self._place(program, last.directory, "/")
         return await self._release(program, Wish(last.name, last.directory, back=True), asked, caller)
 
+    async def upgrade(self, _: Nothing, caller: Caller) -> dict[str, Any]:
+        """Give way to the code that is installed now, once it was tried. Where that is done nobody is left to answer."""
+        if not caller.owner:
+            raise Refused(messages.REFUSED, "only the daemon's own user and root may have it replaced")
+        if not self._backend.about().guarded:
+            text = "nobody would start the new daemon: this one has neither a guard nor systemd"
+            raise Refused(messages.REFUSED, f"{text} (reviver run starts one with a guard)")
+        caller.say("waiting", {"deadline_s": TRIAL_S})
+        try:
+            version = await self._backend.try_new()
+        except (Unusable, LaneError) as problem:
+            text = f"the code that is installed now is not fit to take over, and this daemon goes on: {problem}"
+            raise Refused(messages.REFUSED, text) from None
+        if self._backend.fleet().draining:  # only now: it may have begun meanwhile, and what is being stopped must be stopped
+            raise Refused(messages.REFUSED, DRAINING)
+        caller.say("upgrading", {"version": version})
+        self._backend.give_way(version)
+        return {}
+
     # --- shared
 
     async def _release(self, program: Program, wish: Wish, asked: Waiting, caller: Caller) -> dict[str, Any]:
@@ -481,4 +501,5 @@ METHODS: dict[str, tuple[type[Params], Callable[..., Awaitable[Any]]]] = {
     "deploy": (Deployed, Verbs.deploy),
     "rollback": (RolledBack, Verbs.rollback),
     "releases": (Names, Verbs.releases),
+    "upgrade": (Nothing, Verbs.upgrade),
 }
