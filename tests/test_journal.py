@@ -231,6 +231,31 @@ def test_close_on_a_full_disk_gives_up_and_counts(monkeypatch: pytest.MonkeyPatc
     assert journal.lost == 1
 
 
+@pytest.mark.parametrize("known", ["nothing", "something"])
+def test_a_disk_that_is_full_at_the_start_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    test = "tests/test_journal.py::test_a_disk_that_is_full_at_the_start_is_said_and_tried_again"
+    disk = alone_on_small_disk(f"{test}[{known}]")
+    if disk is None:
+        return
+    monkeypatch.setattr(journal_module, "RETRY_S", 0.02)
+    room = Room(disk / "state")
+    if known == "something":
+        room.journal().told(TELL, 100.0, (letter("a"),)).result(DEADLINE_S)
+        room.close()
+    fill(disk)
+    journal = room.journal()
+    assert journal.last_incident() == (TELL.incident if known == "something" else 0)
+    assert len(journal.undelivered()) == (1 if known == "something" else 0)
+    note(journal, "meanwhile")
+    until(lambda: bool(room.remarks))
+    free(disk)
+    until(lambda: len(room.remarks) > 1)
+    assert room.texts() == ["meanwhile"]
+    assert "cannot write the journal" in room.remarks[0]
+    assert "written again; nothing was lost" in room.remarks[-1]
+    room.close()
+
+
 def test_a_file_that_is_no_database_is_moved_aside_and_said(room: Room) -> None:
     Path(room.state_dir).mkdir()
     (Path(room.state_dir) / "journal.db").write_bytes(b"not a database at all" * 500)

@@ -3,12 +3,14 @@
 `<state_dir>/journal.db` is SQLite in WAL mode, written in a lane of its own: adding returns at once, and all that waits is one
 transaction. A disk that is full or gone costs no more than rows: what waits is tried again each second, what does not fit any more
 is counted, and the loss is said and written down once there is room. A file that is damaged, or from a newer Reviver, is moved
-aside and said. Only at the start may it fail: `JournalError`. Readers (the command line) open the file for themselves, read-only.
+aside and said. Only at the start may it fail, and not for a full disk: `JournalError`. Readers (the command line) open the file for
+themselves, read-only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -37,6 +39,7 @@ BUSY_S = 5.0  # that somebody's reading transaction, or a backup, may hold the f
 SEQ_LIMIT = 1_000_000  # newest lines and events kept: some 300 MB at most, also where `keep` is off
 WAL_BYTES = 4 * 1024 * 1024  # that the write-ahead log is cut back to after a burst
 TRIM_EVERY_S = 3600.0
+NOWHERE = -1  # the inode of a file that could not be opened: no file has it, so the next write opens it
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS story (
@@ -174,9 +177,12 @@ class Journal:
             self._boot = host.boot_id()
             self._base, self._known = self._open()
         except (OSError, sqlite3.Error) as problem:
-            raise JournalError(
-                f"cannot write the journal {self._path}: {problem}; make {state_dir} writable, or name another state_dir"
-            ) from problem
+            if not _full(problem):
+                raise JournalError(
+                    f"cannot write the journal {self._path}: {problem}; make {state_dir} writable, or name another state_dir"
+                ) from problem
+            # no store is left alone for that: the first write says it, and tries until there is room
+            self._base, self._known, self._inode = _in_memory(), _known_as_it_lies(self._path), NOWHERE
         self._began = dict(self._known.began)
 
     # What it knew when it was opened.
@@ -389,7 +395,7 @@ def _read(state_dir: str, table: str, columns: str, after: int, limit: int, prog
     order = "ASC" if after else "DESC"
     query = f"SELECT {columns} FROM {table} WHERE seq > :after {mine} ORDER BY seq {order} LIMIT :limit"
     path = Path(state_dir) / "journal.db"
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:  # empty: a full disk gave it no room yet
         raise JournalError(f"there is no journal in {state_dir}: either nothing was recorded yet, or state_dir is another")
     try:
         with contextlib.closing(_readable(path)) as base:
@@ -509,6 +515,29 @@ def _put_told(base: sqlite3.Connection, item: _Told) -> frozenset[str]:
 
 def _damaged(problem: OSError | sqlite3.Error) -> bool:
     return isinstance(problem, sqlite3.Error) and getattr(problem, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def _full(problem: OSError | sqlite3.Error) -> bool:
+    """Whether there is no room. SQLite calls it an I/O error when it is its shared memory that does not fit."""
+    if isinstance(problem, sqlite3.Error):
+        return getattr(problem, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+    return problem.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _known_as_it_lies(path: Path) -> _Known:
+    """What a file knows that cannot be opened for lack of room, without what still lies in its write-ahead log."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as base:
+            return _read_known(base)
+    except sqlite3.Error:  # it is empty, or not there
+        with contextlib.closing(_in_memory()) as base:
+            return _read_known(base)
+
+
+def _in_memory() -> sqlite3.Connection:
+    base = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _make_tables(base)
+    return base
 
 
 def _inode(path: Path) -> int:
