@@ -3,8 +3,8 @@
 Three kinds that are built to get away: ten daemons that fork twice, open sessions of their own and wipe their environment; one that is
 another process each millisecond; a bomb of 150. Each is ended by what the daemon uses, once with its group and once as on a host without;
 the kernel's own count of the group's members says who is left. Walking has no budget: it cannot know whose those are that kept nothing of
-what they were given, and leaves them alone. Where the controllers are ours too, a bomb without end is held by its
-limit of processes and ended.
+what they were given, and leaves them alone. Where the controllers are ours too, a bomb without end is held by its limit of processes, and
+ended.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ class Groups:
                 os.mkdir(group)
                 _write(f"{group}/cgroup.procs", str(leader))
             except OSError as problem:
+                _remove(group)
                 self._say(f"{program}: cannot be given a control group of its own: {problem.strerror} ({group})")
         self.limit(program, leader, start_ticks, limits)
 
