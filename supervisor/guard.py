@@ -35,7 +35,11 @@ WATCHDOG_S = 30.0  # a daemon that took no decision for so long is dead; the uni
 START_S = 90.0  # to become ready, and to end once it said that it stops: systemd's own defaults; the daemon asks for more
 ABORT_S = 5.0  # from SIGABRT, which lets it say where it was, to SIGKILL
 HEALTHY_S = 10.0  # after a life as long as this the next death is a new story: no backoff
-FIRST_S, SLOWEST_S = 0.1, 5.0  # backoff: at once, 0.1 s, 0.2 s ... and never slower: a store may be waiting for its supervisor
+FIRST_S = 0.1  # backoff: at once, 0.1 s, 0.2 s ...
+SLOWEST_S = (
+    5.0  # ... and never slower than this for one that does not even become ready: each try costs half a second of a processor
+)
+SLOWEST_READY_S = 1.0  # ... than this for one that did: the programs are watched for as long as it lives
 LATE_S = 1.0  # the guard itself was held up for so long (a suspended machine, SIGSTOP): it judges nobody
 AGAIN_S = 0.02  # until a signal that could not be passed on yet is tried again
 EXTEND_LIMIT_S = 7 * 86400.0  # more time than this nobody needs; a number without a limit would overflow
@@ -53,9 +57,9 @@ FIRST_FD = 3  # SD_LISTEN_FDS_START
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
-def backoff_s(deaths: int) -> float:
+def backoff_s(deaths: int, slowest_s: float = SLOWEST_S) -> float:
     """Seconds to wait before the next start, after so many deaths in a row (1: the first)."""
-    return 0.0 if deaths <= 1 else min(SLOWEST_S, FIRST_S * 2.0 ** min(deaths - 2, 30))
+    return 0.0 if deaths <= 1 else min(slowest_s, FIRST_S * 2.0 ** min(deaths - 2, 30))
 
 
 class Store:
@@ -266,7 +270,8 @@ class Guard:
                 return
             self._pending += [signal.SIGTERM] * (min(self._stops, 2) - self._pending.count(signal.SIGTERM))
         self._deaths = 1 if now - life.since >= HEALTHY_S else self._deaths + 1
-        wait_s = 0.0 if code == AGAIN or self._stops else SLOWEST_S if code == CONFIG else backoff_s(self._deaths)
+        slowest_s = SLOWEST_READY_S if life.ready else SLOWEST_S
+        wait_s = 0.0 if code == AGAIN or self._stops else SLOWEST_S if code == CONFIG else backoff_s(self._deaths, slowest_s)
         self._start_at = now + wait_s
         when = f"in {wait_s:g} s" if wait_s else "now"
         why = "asks to be started anew" if code == AGAIN else _words(code)

@@ -27,7 +27,7 @@ from supervisor.model import ProgramSettings, Settings
 STATUS_LIMIT = 500  # characters: one line of `systemctl status`
 WATCHDOG_S = 30  # without a decision for so long the loop is dead
 STORE_OWED_LIMIT = 4096  # words about descriptors that wait for the manager to read: each holds copies of its descriptors open
-STORE_AGAIN_S = 0.05  # a manager's queue holds 10 datagrams where nobody raised that, and is read within a moment
+STORE_AGAIN_S = 0.01  # a manager's queue holds 10 datagrams where nobody raised that, and is read within a moment
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 # The manager's queue is full, or the kernel has no room for descriptors on their way: later there is. Everything else stays as it is.
 _LATER = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
