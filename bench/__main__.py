@@ -9,19 +9,27 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import cause, false_kills, hang, idle, restart, status, tree
+from bench import cause, chaos, false_kills, find, hang, idle, logs, record, restart, status, tree, verdicts, watched, workers
 from bench.ground import GroundError, ground
 from bench.report import Report
 
 BENCHES: dict[str, Callable[[], Report]] = {
     "restart": restart.measure,
     "hang": hang.measure,
+    "workers": workers.measure,
+    "watched": watched.measure,
     "false-kills": false_kills.measure,
+    "record": record.measure,
+    "verdicts": verdicts.measure,
+    "find": find.measure,
     "cause": cause.measure,
     "idle": idle.measure,
+    "logs": logs.measure,
     "status": status.measure,
     "tree": tree.measure,
+    "chaos": chaos.measure,
 }
+PARTS: dict[str, Callable[[str], Report]] = {"hang": hang.measure, "record": record.measure, "find": find.measure}
 
 
 def main(arguments: list[str]) -> int:
@@ -35,16 +43,20 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("name", nargs="?", choices=BENCHES, metavar="NAME", help="one of those below")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--only", default="", metavar="WORD", help="hang: the rows alone that have this word in their name")
+    parser.add_argument("--only", default="", metavar="WORD", help=f"{', '.join(PARTS)}: what has this word in its name alone")
+    parser.add_argument("--kills", type=int, default=chaos.KILLS, metavar="N", help="chaos: so many times the supervisor is killed")
     chosen = parser.parse_args(arguments)
-    if chosen.only and chosen.name != "hang":
-        parser.error("--only belongs to hang")
+    if chosen.only and chosen.name not in PARTS:
+        parser.error(f"--only belongs to {', '.join(PARTS)}")
     if chosen.name is None:
         print(names)
         return 0
     try:
         with ground():
-            report = hang.measure(chosen.only) if chosen.only else BENCHES[chosen.name]()
+            if chosen.name == "chaos":
+                report = chaos.measure(chosen.kills)
+            else:
+                report = PARTS[chosen.name](chosen.only) if chosen.only else BENCHES[chosen.name]()
     except GroundError as problem:
         print(f"{chosen.name}: {problem}", file=sys.stderr)
         return 1

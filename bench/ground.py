@@ -60,11 +60,15 @@ def end_descendants() -> None:
 
 def descendants(pid: int) -> list[int]:
     """The pids beneath a process, children first; zombies are among them until they are reaped."""
+    return [pid for child in children(pid) for pid in (child, *descendants(child))]
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process's own children, zombies among them."""
     found: list[int] = []
     for task in _tasks(pid):
         with contextlib.suppress(OSError):
-            for child in map(int, (task / "children").read_text().split()):
-                found += [child, *descendants(child)]
+            found += map(int, (task / "children").read_text().split())
     return found
 
 
@@ -122,7 +126,9 @@ def surroundings(added: Mapping[str, str]) -> dict[str, str]:
 class Service:
     """One supervisor, or one server alone, as a child process; its output is in `log`."""
 
-    def __init__(self, command: list[str], log: Path, environ: Mapping[str, str], directory: Path, stdin: int = subprocess.DEVNULL) -> None:
+    def __init__(
+        self, command: list[str], log: Path, environ: Mapping[str, str], directory: Path, stdin: int = subprocess.DEVNULL
+    ) -> None:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
