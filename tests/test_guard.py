@@ -202,7 +202,7 @@ stay()
 
 
 def test_backoff_starts_at_once_and_never_grows_beyond_its_limit() -> None:
-    assert [backoff_s(deaths) for deaths in (0, 1, 2, 3, 4, 5, 6, 10**9)] == [0.0, 0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert [backoff_s(deaths) for deaths in (0, 1, 2, 3, 4, 7, 8, 10**9)] == [0.0, 0.0, 0.1, 0.2, 0.4, 3.2, 5.0, 5.0]
     assert [backoff_s(deaths, 1.0) for deaths in (1, 2, 5, 6)] == [0.0, 0.1, 0.8, 1.0]
 
 
