@@ -233,8 +233,9 @@ def _user(uid: int) -> str:
 
 def _unit(pid: int) -> str:
     """The systemd service whose cgroup it is in; "" for none, or a login's."""
-    last = _read(f"/proc/{pid}/cgroup").strip().rpartition("/")[2]
-    return last if last.endswith(".service") and not last.startswith("user@") else ""
+    parts = _read(f"/proc/{pid}/cgroup").strip().split("/")
+    last = next((part for part in reversed(parts) if part.endswith(".service")), "")  # it may have groups of its own beneath
+    return "" if last.startswith("user@") else last
 
 
 # --- two seconds of it ----------------------------------------------------------------------------------------------------------
