@@ -107,10 +107,21 @@ FAULTS = {
 }
 
 _COMMON = ("stopped", "report", "health", "idle")
-_WSGI = ("deadlock", "pool", "upstream", "storm", "collect", "document", "disk", "boot-idle", "boot-busy", "background", *_COMMON)
+_WAITS = ("deadlock", "pool", "upstream")
+_WSGI = (*_WAITS, "storm", "collect", "document", "disk", "boot-idle", "boot-busy", "background", *_COMMON)
 PAIRS: dict[str, tuple[str, ...]] = {
     "sync": (*(f"spin-{name}" for name in _SPINS), *_WSGI, "overload", "starved", "throttled"),
-    "sync4": ("spin-arithmetic", "spin-native", "spin-allocate", "one-spins", "one-locked", *_WSGI, "starved"),
+    "sync4": (
+        "spin-arithmetic",
+        "spin-native",
+        "spin-allocate",
+        "one-spins",
+        "one-locked",
+        *_WAITS,
+        "boot-idle",
+        *_COMMON,
+        "starved",
+    ),
     "gthread": (
         *(f"spin-{name}" for name in ("arithmetic", "pattern", "native", "files", "logs", "retry")),
         *_WSGI,
