@@ -39,6 +39,18 @@ UNDONE = "what it changed elsewhere (a database) stays changed"
 # --- which one ------------------------------------------------------------------------------------------------------------------
 
 
+def begin(program: Program, now: float) -> Program:
+    """A program's first build in this life: what its directory names, but for a link that still names a release that failed."""
+    named, back = releases.newest(program, program.build), releases.last_good(program)
+    failed = named is not None and named.standing is Standing.FAILED and program.settings.release.rollback
+    if program.link is None or back is None or named is None or not failed:
+        return releases.began(program, now)
+    text = f"release {named.name} failed before ({named.why}): release {back.name} is started"
+    text += f"; reviver deploy {program.settings.name} {named.directory} --again tries it once more"
+    program = note(program, "release.refused", text)
+    return replace(program, build=replace(program.build, release=back.name, directory=back.directory))
+
+
 def candidate(program: Program, candidate: Candidate, now: float, *, begins: bool) -> Program:
     """Take up what a configuration and the disk say. A link that nobody touched says nothing new: what is under way stays.
 

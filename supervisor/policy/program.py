@@ -80,10 +80,9 @@ def create(
     past     its releases so far
     """
     settings = candidate.settings
-    build = Build(1, candidate.release, settings.launch, candidate.directory)
     program = Program(
         settings=settings,
-        build=build,
+        build=Build(1, candidate.release, settings.launch, candidate.directory),
         preflight=_preflight(settings.launch.preflight),
         wanted=Wanted.DOWN if settings.manual else Wanted.UP,
         started=started,
@@ -91,7 +90,7 @@ def create(
         link=Link(settings.launch.directory, candidate.directory) if candidate.linked else None,
         releases=past,
     )
-    return releases.began(program, now)
+    return builds.begin(program, now)
 
 
 def apply(program: Program, candidate: Candidate, now: float, *, begins: bool = False) -> Program:

@@ -32,9 +32,9 @@ def failed(program: Program, build: Build, by: str, why: str, now: float) -> Pro
 def began(program: Program, now: float) -> Program:
     """The same at the program's first start in this life: the release that stood there last needs no second line."""
     last = newest(program, program.build)
-    if last is not None and last == program.releases[-1]:
-        return program
-    return entered(program, program.build, "start", now)
+    later = [each for each in program.releases if last is not None and each.number > last.number]
+    known = last is not None and all(each.standing in (Standing.FAILED, Standing.ROLLED_BACK) for each in later)
+    return program if known else entered(program, program.build, "start", now)
 
 
 def became(program: Program, build: Build, standing: Standing, why: str = "") -> Program:

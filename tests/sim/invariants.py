@@ -17,6 +17,7 @@ from supervisor.model import (
     Blame,
     Build,
     Demote,
+    DeployAsked,
     Effect,
     Event,
     EvidenceTaken,
@@ -50,6 +51,8 @@ from supervisor.model import (
     StartAsked,
     State,
     StopAsked,
+    Switch,
+    Switched,
     TakeEvidence,
     Tell,
     Wanted,
@@ -112,7 +115,12 @@ class Past:
     reliefs: list[float] = field(default_factory=list)
     commanded: float = 0.0
     slow_starts: int = 0  # in a row, killed because they were not ready in time
+    failed: set[str] = field(
+        default_factory=set
+    )  # directories of releases that failed behind the link, and were not asked for since
+    link: str = ""  # the directory that the link was known to name
     lost: set[int] = field(default_factory=set)  # builds that were given up, and not asked for since
+    passed: set[int] = field(default_factory=set)  # builds whose preflight passed
     trusted: set[int] = field(default_factory=set)  # builds that were good once
     retreated: set[str] = field(default_factory=set)  # causes for which it went back to the previous release
     outside: dict[str, float] = field(default_factory=dict)  # when one was last killed for a peer
@@ -195,6 +203,15 @@ def hear(turn: Turn, ledger: Ledger) -> None:
             _hear_look(event.look, ledger, now)
             if ledger.killed.pop(event.id, None) == ledger.past(event.id.program).outside.get(peer := _peer(event.id, ledger)):
                 ledger.past(event.id.program).outside.pop(peer, None)
+        case Preflighted() if not event.problem:
+            ledger.past(event.program).passed.add(event.build)
+        case DeployAsked():
+            past = ledger.past(event.program)
+            past.commanded = now
+            past.lost.clear()
+            past.failed.discard(event.directory)
+        case Switched() if not event.problem:
+            ledger.past(event.program).link = event.directory
         case StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
             ledger.past(event.program).commanded = now
             if isinstance(event, RestartAsked) and event.at_once:
@@ -206,6 +223,11 @@ def hear(turn: Turn, ledger: Ledger) -> None:
                 past.commanded = now
                 if not event.begins:
                     past.lost.clear()
+            for candidate in event.programs:
+                past = ledger.past(candidate.settings.name)
+                if candidate.directory != past.link and not event.begins:  # switched by hand: asked for
+                    past.failed.discard(candidate.directory)
+                past.link = candidate.directory
         case _:
             pass
     _hear_causes(turn, ledger)
@@ -310,7 +332,7 @@ def _write(turn: Turn, ledger: Ledger) -> None:
                 pass
 
 
-_COMMANDS = StartAsked | StopAsked | RestartAsked | SignalAsked | Applied | ShutdownAsked
+_COMMANDS = DeployAsked | StartAsked | StopAsked | RestartAsked | SignalAsked | Applied | ShutdownAsked
 
 
 # --- the rules ------------------------------------------------------------------------------------------------------------------
@@ -804,13 +826,50 @@ def lost_stays_lost(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> st
         if before is None or after is None:
             continue
         past = ledger.past(name)
-        if after.build.number != before.build.number and not isinstance(turn.event, Applied):
+        if _went_back(before, after) and not isinstance(turn.event, _COMMANDS):
             past.lost.add(before.build.number)
         if after.build.number in past.lost:
             return f"{name}: build {after.build.number} was given up, and is chosen again"
     for effect in turn.effects:
         if isinstance(effect, Spawn) and effect.build.number in ledger.past(effect.id.program).lost:
             return f"{effect.id} is of build {effect.build.number}, which was given up"
+    return ""
+
+
+def failed_stays_failed(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """A release that was given up behind a symlink does not run again unasked: no apply, no restart and no death brings it back."""
+    for name in turn.touched:
+        before, after = turn.before.programs.get(name), turn.after.programs.get(name)
+        if before is None or after is None or after.link is None:
+            continue
+        past = ledger.past(name)
+        if after.build.directory != before.build.directory and not isinstance(turn.event, _COMMANDS) and _went_back(before, after):
+            past.failed.add(before.build.directory)
+        if after.build.directory in past.failed:
+            return f"{name}: release {after.build.release} failed, and is chosen again"
+        if after.proposed is not None and after.proposed.build.directory in past.failed:
+            return f"{name}: release {after.proposed.build.release} failed, and is proposed again"
+    return ""
+
+
+def _went_back(before: Program, after: Program) -> bool:
+    """Whether an older build was taken up again: only a new one has a higher number."""
+    return after.build.number < before.build.number
+
+
+def link_waits_for_the_preflight(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """The link is switched to what runs, or to what has passed its preflight."""
+    for effect in turn.effects:
+        if isinstance(effect, Switch):
+            program = turn.after.programs[effect.program]
+            if effect.directory == program.build.directory and program.proposed is None:
+                continue
+            proposed = program.proposed
+            if proposed is None or proposed.build.directory != effect.directory:
+                return f"{effect.program}: the link is to name {effect.directory}, which nobody wants"
+            checked = not proposed.build.launch.preflight or proposed.build.number in ledger.past(effect.program).passed
+            if not checked:
+                return f"{effect.program}: the link is to name {effect.directory}, whose preflight has not passed"
     return ""
 
 
@@ -871,6 +930,8 @@ RULES: tuple[Rule, ...] = (
     told_once,
     killing_goes_on,
     lost_stays_lost,
+    failed_stays_failed,
+    link_waits_for_the_preflight,
     drains_in_order,
     resting_rests,
     one_kill_for_a_peer,

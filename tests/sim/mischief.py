@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from supervisor.model import (
+    DeployAsked,
     LaunchSettings,
     Nature,
     Program,
@@ -17,9 +18,10 @@ from supervisor.model import (
     State,
     Wanted,
 )
-from tests.sim.plan import COUPON, bad_behaviour
+from supervisor.policy import releases
+from tests.sim.plan import COUPON, LINKS, bad_behaviour
 from tests.sim.servers import LOCK, RETRIES, Phase, Request, Server, Site, Sort
-from tests.sim.world import Config, World
+from tests.sim.world import Config, World, release_of
 
 CALM_OPERATOR_S = 5.0
 LAST_COMMANDS_S = 10.0  # an operator's second thought may come so long after the faults
@@ -47,6 +49,7 @@ class Mischief:
             "blind": self._blind,
             "operator": self._operate,
             "release": self._release,
+            LINKS: self._deploy,
             "death": world.die,
         }
         self._acts = [acts[kind] for kind in sorted(world.plan.mischief) if kind in acts] or [self._crash]
@@ -220,7 +223,7 @@ class Mischief:
         if name in world.config:
             del world.config[name]
         else:
-            world.config[name] = Config(spare.settings, spare.directory)
+            world.config[name] = Config(spare.settings, spare.directory, spare.linked)
         world.apply()
 
     def _release(self) -> None:
@@ -235,11 +238,42 @@ class Mischief:
         world.behaviours[directory] = bad_behaviour(self._random, good, start_s, f"r{self._count}") if bad else good
         self._log("release", (directory, world.behaviours[directory]))
         config = world.config[name]
-        config.directory = directory
+        config.directory = directory  # a symlink is switched by hand
         if self._random.random() < 0.5:
             command = ("serve", name, str(self._count))
             config.settings = replace(config.settings, launch=_with_command(config.settings.launch, command))
         world.apply()
+
+    # --- releases behind a symlink
+
+    def _deploy(self) -> None:
+        """An operator deploys a release, good or bad, new or one that was there before, or goes back to the last good one."""
+        world, random = self._world, self._random
+        linked = [name for name in sorted(world.config) if world.config[name].linked and name in world.fleet.programs]
+        if not linked:
+            return
+        name = random.choice(linked)
+        program = world.fleet.programs[name]
+        match random.randrange(5):
+            case 0:
+                back = releases.last_good(program)
+                if back is not None:
+                    self._ask(name, back.directory, back=True)
+            case 1:
+                known = sorted(d for d in world.behaviours if d.startswith(f"/srv/{name}/") and d != program.build.directory)
+                if known:
+                    self._ask(name, random.choice(known), back=False)
+            case _:
+                self._count += 1
+                directory, good = f"/srv/{name}/r{self._count}", world.programs[name].behaviour
+                start_s = world.config[name].settings.health.start_s
+                bad = random.random() < 0.7
+                world.behaviours[directory] = bad_behaviour(random, good, start_s, f"r{self._count}") if bad else good
+                self._log("release", (directory, world.behaviours[directory]))
+                self._ask(name, directory, back=False)
+
+    def _ask(self, name: str, directory: str, *, back: bool) -> None:
+        self._world.post(DeployAsked(name, release_of(directory), directory, "uid 1000", back))
 
 
 def _with_command(launch: LaunchSettings, command: tuple[str, ...]) -> LaunchSettings:
@@ -299,7 +333,7 @@ class Calm:
                 plan = world.programs[name]
                 world.tell("# a good release", name)
                 fixed = replace(world.config[name].settings, launch=plan.settings.launch)
-                world.config[name] = Config(fixed, plan.directory)
+                world.config[name] = Config(fixed, plan.directory, plan.linked)
                 world.apply()
             suspected = any(i.state is State.SUSPECT for i in program.instances)
             half_open = any(
@@ -316,7 +350,8 @@ class Calm:
         build = self._world.behaviours[program.build.directory]
         slow = build.boot_s > program.settings.health.start_s / 2
         doubtful = build.hopeless or build.loops > 0 or build.boot_crash > 0 or slow
-        return changed and doubtful and program.trial is None and name in self._world.config
+        alone = program.trial is None or not program.settings.release.rollback
+        return changed and doubtful and alone and name in self._world.config
 
 
 def not_converged(world: World) -> str:
@@ -324,6 +359,8 @@ def not_converged(world: World) -> str:
     if not world.up:
         return "no supervisor"
     for name, program in world.fleet.programs.items():
+        if (config := world.config.get(name)) is not None and config.linked and config.directory != program.build.directory:
+            return f"{name}: its link names {config.directory}, and {program.build.directory} serves"
         if program.instances and world.behaviours[program.build.directory].life_s is not None:
             return f"{name}: it serves, and will crash again"
         if problem := _program_problem(program, world.sites[name]):

@@ -47,8 +47,10 @@ MISCHIEF = (
     "release",  # bad builds
     "death",  # of the supervisor
 )
+LINKS = "links"  # where a directory is a symlink: deploys and rollbacks, and switches that fail or take long; drawn apart
 
 
+LINKED = 0.4  # of all programs
 COUPON, REPORT = "spinning:coupons.py:apply", "spinning:reports.py:month"
 
 
@@ -85,6 +87,7 @@ class ProgramPlan:
     work_s: float
     database: bool  # its requests need the database
     report: str = REPORT  # where its reports work: in some programs in the very function that can loop for ever, too
+    linked: bool = False  # its directory is a symlink that names the release
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ def make_plan(seed: int) -> Plan:
         programs.append(_program(random, name, tuple(p.settings.name for p in programs)))
     spare = _program(random, NAMES[-1], tuple(p.settings.name for p in programs))
     mischief = frozenset(kind for kind in MISCHIEF if random.random() < 0.35) or frozenset({"crash"})
+    if any(program.linked for program in programs):
+        mischief |= {LINKS}
     return Plan(
         seed=seed,
         cores=random.choice((2, 2, 4)),
@@ -166,6 +171,10 @@ def _program(random: Random, name: str, earlier: tuple[str, ...]) -> ProgramPlan
     )
     if behaviour.workers and random.random() < 0.5:
         settings = replace(settings, server="gunicorn")
+    linked = Random(f"{directory} {settings}").random() < LINKED
+    if linked:
+        probation_s = Random(f"probation of {settings}").choice((5.0, 30.0, 120.0))
+        settings = replace(settings, release=replace(settings.release, probation_s=probation_s))
     return ProgramPlan(
         settings,
         directory,
@@ -174,6 +183,7 @@ def _program(random: Random, name: str, earlier: tuple[str, ...]) -> ProgramPlan
         work_s=random.choice((0.02, 0.08)),
         database=random.random() < 0.5,
         report=random.choice((REPORT, COUPON)),
+        linked=linked,
     )
 
 

@@ -37,6 +37,8 @@ from supervisor.model import (
     Preflighted,
     ProgramSettings,
     Promote,
+    RecordRelease,
+    Release,
     Remember,
     RunPreflight,
     ShutdownAsked,
@@ -46,6 +48,8 @@ from supervisor.model import (
     Spawned,
     SpawnFailed,
     StopAsked,
+    Switch,
+    Switched,
     TakeEvidence,
     Tell,
     Verdict,
@@ -54,9 +58,10 @@ from supervisor.model import (
 )
 from supervisor.policy import fleet as policy
 from supervisor.policy.adoption import adopt
+from supervisor.policy.releases import KEPT
 from tests.sim.agenda import Agenda, Processors
 from tests.sim.invariants import EPSILON_S, SUSPICIOUS, Ledger, Turn, broken_rule, touched
-from tests.sim.plan import Behaviour, Plan, ProgramPlan
+from tests.sim.plan import LINKS, Behaviour, Plan, ProgramPlan
 from tests.sim.servers import Phase, Request, Server, Site, Sort
 from tests.sim.watcher import RESTLESS, TICK_S, look, look_at_workers
 
@@ -100,7 +105,8 @@ class Config:
     """What the operator's file says of one program now."""
 
     settings: ProgramSettings
-    directory: str
+    directory: str  # where it is a symlink: what that names
+    linked: bool = False
 
 
 class World:
@@ -115,7 +121,7 @@ class World:
         self.sites: dict[str, Site] = {}
         self.programs: dict[str, ProgramPlan] = {p.settings.name: p for p in (*plan.programs, *plan.spares)}
         self.behaviours: dict[str, Behaviour] = {p.directory: p.behaviour for p in self.programs.values()}
-        self.config: dict[str, Config] = {p.settings.name: Config(p.settings, p.directory) for p in plan.programs}
+        self.config: dict[str, Config] = {p.settings.name: Config(p.settings, p.directory, p.linked) for p in plan.programs}
         self.fleet = Fleet()
         self.record = Fleet()
         self.wake: float | None = None
@@ -125,6 +131,7 @@ class World:
         self._recorded: dict[str, float] = {}  # when each program was recorded last
         self._unborn: set[InstanceId] = set()  # whose gate never opened: the supervisor died
         self.memory: Memory = {}  # what the journal holds of causes
+        self.history: dict[str, dict[int, Release]] = {}  # and of releases
         self.blind_until = 0.0
         self.turns = 0
         self.problem = ""  # which rule does not hold, and how
@@ -159,7 +166,7 @@ class World:
         return self.has(kind) and self.random.random() < probability
 
     def candidates(self) -> tuple[Candidate, ...]:
-        return tuple(Candidate(c.settings, c.directory.rsplit("/", 1)[-1], c.directory) for c in self.config.values())
+        return tuple(Candidate(c.settings, release_of(c.directory), c.directory, c.linked) for c in self.config.values())
 
     def apply(self, *, begins: bool = False) -> None:
         self.post(Applied(self.candidates(), self.plan.escalation, begins))
@@ -239,6 +246,8 @@ class World:
         if read != self.record:
             self.fail("the record does not give back the fleet")
         self.fleet = self._policy.reborn(read, self._recorded, self._unborn, self.memory)
+        releases = {name: tuple(lines.values())[-KEPT:] for name, lines in self.history.items()}
+        self.fleet = replace(self.fleet, releases=releases)
         self._unborn.clear()
         adopted = [i for p in self.fleet.programs.values() for i in p.instances]
         self.ledger.new_life(self.fleet, self.memory)
@@ -341,6 +350,11 @@ class World:
             case Forget():
                 if any(server.alive for server in self.sites[effect.program].servers.values()):
                     self.fail(f"{effect.program} is forgotten while it lives")
+            case Switch():
+                slow_s = self.random.uniform(0.1, 5.0) if self.chance(LINKS, 0.1) else 0.003
+                self.agenda.after(slow_s, self._switch, self._life, effect)
+            case RecordRelease():
+                self.history.setdefault(effect.program, {})[effect.release.number] = effect.release
             case KillWorker():
                 self.agenda.after(0.005, self._kill_worker, effect)
             case Remember():
@@ -398,6 +412,16 @@ class World:
         server = self._server(effect.id)
         if server is not None and effect.start_ticks == effect.pid * 10 and not self.chance("tree", 0.2):
             self._site_of(effect.id).kill_worker(server, effect.pid)
+
+    def _switch(self, life: int, effect: Switch) -> None:
+        """It is done also when nobody lives any more to hear of it."""
+        problem = "no space left on device" if self.chance(LINKS, 0.1) else ""
+        config = self.config.get(effect.program)
+        if config is not None and not problem:
+            config.directory = effect.directory
+        self.tell("# link", (effect.program, effect.directory, problem))
+        if life == self._life:
+            self.post(Switched(effect.program, effect.directory, problem))
 
     def _written(self, life: int, effect: Remember) -> None:
         if life == self._life:
@@ -518,6 +542,11 @@ class World:
     def fail(self, problem: str) -> None:
         """A rule does not hold; the first problem counts."""
         self.problem = self.problem or problem
+
+
+def release_of(directory: str) -> str:
+    """The name of the release in a directory."""
+    return directory.rsplit("/", 1)[-1]
 
 
 def _unknown(seen: Looked) -> Looked:
