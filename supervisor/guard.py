@@ -35,11 +35,9 @@ WATCHDOG_S = 30.0  # a daemon that took no decision for so long is dead; the uni
 START_S = 90.0  # to become ready, and to end once it said that it stops: systemd's own defaults; the daemon asks for more
 ABORT_S = 5.0  # from SIGABRT, which lets it say where it was, to SIGKILL
 HEALTHY_S = 10.0  # after a life as long as this the next death is a new story: no backoff
-FIRST_S = 0.1  # backoff: at once, 0.1 s, 0.2 s ...
-SLOWEST_S = (
-    5.0  # ... and never slower than this for one that does not even become ready: each try costs half a second of a processor
-)
-SLOWEST_READY_S = 1.0  # ... than this for one that did: the programs are watched for as long as it lives
+FIRST_S = 0.1  # backoff: at once, 0.1 s, 0.2 s ... and never slower than
+SLOWEST_READY_S = 1.0  # this, for one that had become ready: programs are watched for as long as it lives,
+SLOWEST_S = 5.0  # and this, for one that had not: each try costs half a second of a processor, for nothing
 LATE_S = 1.0  # the guard itself was held up for so long (a suspended machine, SIGSTOP): it judges nobody
 AGAIN_S = 0.02  # until a signal that could not be passed on yet is tried again
 EXTEND_LIMIT_S = 7 * 86400.0  # more time than this nobody needs; a number without a limit would overflow
@@ -295,7 +293,7 @@ class Guard:
         elif life.silent_at is not None and now >= life.silent_at:
             self._condemn(life, now, f"has been silent for {WATCHDOG_S:g} s")
         elif life.due is not None and now >= life.due:
-            why = "did not end in time" if life.stopping else f"did not become ready within {now - life.since:.0f} s"
+            why = "did not end in time" if life.stopping else f"did not become ready within {round(now - life.since, 1):g} s"
             self._condemn(life, now, why)
 
     def _forward(self, life: Life) -> None:
