@@ -1,8 +1,8 @@
 """Faults that must be found, let happen under `reviver run`: how soon each is proven, on gunicorn (sync, gthread), uvicorn and node.
 
 Each program stands alone (`relief.extra = 0`), so that its limits count as they are written and nobody waits for a relief. `certain` is
-3 s and `blocked` 6 s, so that many fit into some minutes; one fault of each kind is shown at the defaults as well. As many run side by
-side as there are processors for what they take.
+3 s and `blocked` 6 s, so that many fit into some minutes; one fault of each kind is shown at the defaults as well. As many run side
+by side as there are processors for what they take, with a greater share of those than others of this machine, as in the recordings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from bench.faults import FAULTS, PAIRS, SERVERS, TROUBLE, Expected, Fault, Limit
 from bench.ground import BOOT_LIMIT_S, STEP_S, GroundError, Reviver, descendants, folder, free_port
 from bench.load import ask, load
 from bench.peers import servers as environment
+from bench.recorder import NICE
 from bench.report import Report
+from supervisor.mechanism.priority import set_share
 from supervisor.model import HangSettings
 
 LIVE = ("sync", "gthread", "uvicorn", "node")
@@ -98,6 +100,8 @@ async def _live(reviver: Reviver, jobs: Sequence[Job], ports: Sequence[int]) -> 
     tasks = [asyncio.create_task(load(port, "/", RATE, CALM_S + last_s, PATIENCE_S)) for port in ports]
     await asyncio.sleep(CALM_S)
     leaders = {str(each["id"]).partition(":")[0]: int(each["pid"]) for each in await asyncio.to_thread(reviver.instances)}
+    for pid in (reviver.pid, *leaders.values()):
+        set_share(pid, NICE)
     began = time.time()
     poison = []
     for job, port in zip(jobs, ports, strict=True):

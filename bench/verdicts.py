@@ -188,4 +188,14 @@ def _idle(process: ProcessSample) -> ProcessSample:
     return replace(process, cpu_s=0.0, state="S" if process.state == "R" else process.state, threads=threads)
 
 
-ABLATIONS: dict[str, Ablation] = {"ages": without_ages, "probes": without_probes, "processor time": without_cpu}
+def without_either(facts: Iterable[Fact]) -> Iterator[Fact]:
+    """Neither connections nor probes: nobody is known to wait."""
+    return without_ages(without_probes(facts))
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "ages": without_ages,
+    "probes": without_probes,
+    "ages and probes": without_either,
+    "processor time": without_cpu,
+}
