@@ -9,7 +9,24 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import cause, chaos, false_kills, find, hang, idle, logs, record, restart, status, tree, verdicts, watched, workers
+from bench import (
+    cause,
+    chaos,
+    false_kills,
+    find,
+    hang,
+    idle,
+    logs,
+    record,
+    refused,
+    restart,
+    scale,
+    status,
+    tree,
+    verdicts,
+    watched,
+    workers,
+)
 from bench.ground import GroundError, ground
 from bench.report import Report
 
@@ -27,7 +44,9 @@ BENCHES: dict[str, Callable[[], Report]] = {
     "logs": logs.measure,
     "status": status.measure,
     "tree": tree.measure,
+    "refused": refused.measure,
     "chaos": chaos.measure,
+    "scale": scale.measure,
 }
 PARTS: dict[str, Callable[[str], Report]] = {"hang": hang.measure, "record": record.measure, "find": find.measure}
 
