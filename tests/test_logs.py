@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.commands.logs import logs
+from supervisor.control.client import Refusal
 from supervisor.mechanism import logreading
 from supervisor.mechanism.logreading import Wanted, follow, tail
 from supervisor.mechanism.logtimes import written_wall
@@ -101,3 +103,11 @@ def test_a_file_that_stands_there_plain_and_compressed_is_read_once(tmp_path: Pa
     put(tmp_path / "store.log.1", b"old\n", TEN)
     put(tmp_path / "store.log", b"new\n", TEN)
     assert read(tmp_path) == read(tmp_path, lines=9) == b"old\nnew\n"
+
+
+@pytest.mark.parametrize(("since", "grep"), [("yesterday", None), ("-5m", None), (None, "("), (None, "a{99999999999}")])
+def test_what_is_no_time_or_no_pattern_is_refused_in_one_sentence(since: str | None, grep: str | None) -> None:
+    with pytest.raises(Refusal) as refused:
+        logs(None, "store", None, since, grep, follow=False)
+    assert refused.value.code == 2
+    assert len(str(refused.value).splitlines()) == 1
