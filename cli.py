@@ -69,11 +69,12 @@ def reviver(config: str | None) -> None:
 
 @reviver.command()
 @CONFIG
-def run(config: str | None) -> None:
+@click.option("--exit-with", metavar="NAME", default="", help="End when this program has, with its exit code (for containers).")
+def run(config: str | None, exit_with: str) -> None:
     """Supervise the configured programs, in the foreground."""
     from supervisor.commands.run import run
 
-    run(config)
+    run(config, exit_with)
 
 
 @reviver.command(short_help="Validate the configuration, run the preflights.")

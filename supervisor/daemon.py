@@ -74,7 +74,7 @@ from supervisor.model import (
     Wanted,
     Woke,
 )
-from supervisor.notify import Listener
+from supervisor.notify import EXIT_WITH, Listener
 from supervisor.policy.adoption import adopt
 from supervisor.policy.fleet import drained, step
 from supervisor.records.handover import Handover, Record
@@ -128,6 +128,9 @@ class Daemon:
         self._log_lane = Lane("log")
         self._log = Log(sys.stderr, self._log_lane)
         self._systemd = Systemd(environ, self._loop.call_later)
+        self._exit_with = environ.get(EXIT_WITH, "")
+        if self._exit_with and self._exit_with not in {program.name for program in settings.programs}:
+            raise StartError(f"--exit-with: {settings.path} has no program {self._exit_with!r}")
         self._guard = open_guard(environ)
         self._guarded = self._guard is not None or under_systemd(environ)
         self._server = Server(f"{where.runtime_dir}/control.sock", where.group, self)
@@ -419,6 +422,8 @@ class Daemon:
                 self._bury(event, before.get(event.id.program))
                 self._leaders = {pid: id for pid, id in self._leaders.items() if id != event.id}
                 self._starter.unborn(event.id)
+                if event.id.program == self._exit_with:
+                    self._end_with(event, program)
             case Answered():
                 self._loop.call_later(AHEAD_S, self._look_ahead, event.id.program)
             case ShutdownAsked():
@@ -429,6 +434,13 @@ class Daemon:
                     self._outputs.update(candidate.settings.name, candidate.settings.output)
             case _:
                 pass
+
+    def _end_with(self, event: Exited, program: Program | None) -> None:
+        """`run --exit-with`: its last exit code is the guard's, and when it has ended for good all else is stopped."""
+        status = 1 if event.status is None else event.status
+        self._systemd.exits(status if status >= 0 else 128 - status)
+        if program is not None and program.resting and not program.instances and not self._fleet.draining:
+            self._shut_down(f"{self._exit_with} ended ({event.words})")
 
     def _bury(self, event: Exited, program: Program | None) -> None:
         """Of one that ended by itself it is found out why; the others were asked to."""

@@ -8,8 +8,9 @@ What it promises. There are never two daemons. It waits for nobody: neither for 
 end it, and only the daemon's are heard. As the subreaper of everything beneath (or as PID 1 of a container) it reaps all orphans at once:
 whoever kept a pidfd learns the exit status from that. Standard library only, and of that little: it is resident as long as the host runs.
 
-How it ends: with the daemon's exit code, when that is 0 (it drained), or 1 or 78 before any daemon was ever ready (a refusal, or a bad
-configuration). 75 asks to be started anew. Everything else is an accident: started anew at once, then ever slower, and never given up.
+How it ends: with the daemon's exit code, when that is 0 (it drained; `X_EXIT=` names another code for then), or 1 or 78 before any daemon
+was ever ready (a refusal, or a bad configuration). 75 asks to be started anew. Everything else is an accident: started anew at once, then
+ever slower, and never given up.
 
 source  sd_notify(3), sd_listen_fds(3) for the protocol; signal(7), pid_namespaces(7), prctl(2)
 """
@@ -147,6 +148,7 @@ class Guard:
         self._stops = 0  # how often it was told to stop
         self._stop_deaths = 0
         self._full_told = False
+        self._exit_code = DONE  # what the daemon wants told when all is done
         self._code: int | None = None
 
     def run(self) -> int:
@@ -214,6 +216,8 @@ class Guard:
         """What the daemon said. A word that is not understood is none."""
         if not life.condemned:
             self._time(life, state, now)
+        if (exit_code := _number(state.get("X_EXIT", ""))) is not None:
+            self._exit_code = exit_code & 0xFF
         name = state.get("FDNAME", "stored")
         if state.get("FDSTORE") == "1" and storable(name):
             if not self._store.keep(name, fds) and not self._full_told:
@@ -238,9 +242,9 @@ class Guard:
             life.stopping = True
             life.due = now + START_S
             self._stops = max(self._stops, 1)
-        extend_s = _seconds(state.get("EXTEND_TIMEOUT_USEC", ""))
-        if life.due is not None and extend_s is not None:
-            life.due = max(life.due, now + extend_s)
+        extend_usec = _number(state.get("EXTEND_TIMEOUT_USEC", ""))
+        if life.due is not None and extend_usec is not None:
+            life.due = max(life.due, now + min(extend_usec / 1e6, EXTEND_LIMIT_S))
 
     def _reap(self) -> None:
         while True:
@@ -258,7 +262,7 @@ class Guard:
     def _died(self, life: Life, code: int, now: float) -> None:
         """Whether that was the end, and if not, when the next one starts."""
         if code == DONE or (code in (FAILED, CONFIG) and not self._ever_ready):
-            self._code = code
+            self._code = code or self._exit_code
             return
         if self._stops:
             self._stop_deaths += 1
@@ -351,7 +355,7 @@ class Guard:
             os._exit(127)
 
     def _environment(self, names: list[str]) -> dict[str, str]:
-        environ = {key: value for key, value in os.environ.items() if key not in notify.OURS}
+        environ = {key: value for key, value in os.environ.items() if key not in notify.OURS or key == notify.EXIT_WITH}
         environ["NOTIFY_SOCKET"] = self._path
         environ["WATCHDOG_USEC"] = str(int(WATCHDOG_S * 1e6))
         environ[notify.GUARD] = str(os.getppid())
@@ -419,10 +423,9 @@ def _bit(number: int) -> int:
     return 1 << (number - 1)
 
 
-def _seconds(usec: str) -> float | None:
-    if not 0 < len(usec) <= 20 or not usec.isascii() or not usec.isdecimal():
-        return None
-    return min(int(usec) / 1e6, EXTEND_LIMIT_S)
+def _number(text: str) -> int | None:
+    """One of up to 20 digits, as 64 bits have; None for anything else."""
+    return int(text) if len(text) <= 20 and text.isascii() and text.isdecimal() else None
 
 
 def _words(code: int) -> str:

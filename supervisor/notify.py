@@ -25,8 +25,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 STATE_LIMIT_BYTES = 4096  # systemd takes no more in one datagram either
 GUARD = "REVIVER_GUARD"  # the variable with the pid of the guard that keeps the daemon
+EXIT_WITH = "REVIVER_EXIT_WITH"  # the variable with the program of `reviver run --exit-with`
 # What a service manager told us about ourselves: true for us, false for whatever we start.
-OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", GUARD})
+OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", GUARD, EXIT_WITH})
 STORE_FDS_LIMIT = 8192  # descriptors that a manager keeps: a socket, a pipe and a pidfd for each of some thousand instances
 # Their names come back in one variable, and the kernel takes none over 128 KiB (execve(2)): with more, no supervisor could be started.
 STORE_NAMES_BYTES = 120 * 1024

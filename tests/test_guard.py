@@ -404,6 +404,20 @@ def test_upgrade_starts_the_daemon_anew_and_refuses_code_that_is_not_fit(tmp_pat
         assert reviver.process.returncode == 0
 
 
+@pytest.mark.parametrize(("ends", "code"), [("sys.exit(7)", 7), ("os.kill(os.getpid(), 9)", 137)])
+def test_reviver_run_ends_with_a_programs_exit_code_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, code: int
+) -> None:
+    monkeypatch.setenv(notify.EXIT_WITH, "job")
+    job = f"import os, sys; assert {notify.EXIT_WITH!r} not in os.environ; {ends}"
+    programs = f'[program.job]\ncommand = {python(job)}\nrestart.when = "never"\n[program.web]\ncommand = ["sleep", "1000"]\n'
+    with Supervised(tmp_path, programs, guarded=True) as reviver:
+        assert "job ended" in reviver.until("daemon.stop_asked")["text"]
+        reviver.until("instance.stopped", subject="web:1")
+        reviver.rest()
+        assert reviver.process.returncode == code
+
+
 def test_reviver_run_ends_as_its_daemon_does(tmp_path: Path) -> None:
     with Supervised(tmp_path, '[program.app]\ncommand = "x"\ninstnaces = 2\n', guarded=True) as reviver:
         assert any("instances" in line["text"] for line in reviver.rest())
@@ -502,6 +516,7 @@ KEYS = [
     "FDNAME",
     "FDPOLL",
     "BARRIER",
+    "X_EXIT",
     "X",
 ]
 VALUES = st.sampled_from(["1", "0", "", "-1", "a", "socket.a", "9" * 19, "9" * 4000, "\u0663", "\u00b2", "1e9", "nan"]) | st.text(

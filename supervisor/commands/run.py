@@ -9,12 +9,16 @@ import sys
 from typing import NoReturn
 
 from supervisor.mechanism.systemd import under_systemd
+from supervisor.notify import EXIT_WITH
 
 
-def run(config: str | None) -> NoReturn:
+def run(config: str | None, exit_with: str) -> NoReturn:
     """Never returns. The daemon reads the configuration itself and says what is wrong with it.
 
+    exit_with  the program with which all ends, and whose exit code is ours; "" for none
     -P: modules are not looked for in the working directory, which may hold anything.
     """
     module = "supervisor" if under_systemd(os.environ) else "supervisor.guard"
+    if exit_with:
+        os.environ[EXIT_WITH] = exit_with
     os.execv(sys.executable, [sys.executable, "-P", "-m", module, *([config] if config else [])])

@@ -120,6 +120,10 @@ class Systemd:
         """A new configuration is being taken up; `ready` ends it."""
         self._tell({"RELOADING": "1", "MONOTONIC_USEC": str(time.monotonic_ns() // 1000)})
 
+    def exits(self, code: int) -> None:
+        """What the guard is to end with when all is done; systemd does not know this word."""
+        self._tell({"X_EXIT": str(code)})
+
     def stopping(self, stop_s: float, status: str = "") -> None:
         """We drain, and ask for `stop_s` seconds from now: the configuration may have changed since the unit was written."""
         self._tell({"STOPPING": "1", "EXTEND_TIMEOUT_USEC": str(int(stop_s * 1e6))} | _status(status))
