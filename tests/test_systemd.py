@@ -444,6 +444,12 @@ def test_under_a_real_systemd(box: Box) -> None:
         assert box.shown("MainPID") != main
         assert instances(box, reviver) == before, "a program was restarted because of us"
 
+    main = box.shown("MainPID")
+    assert "gave way" in box.run(reviver, "upgrade")
+    assert box.shown("MainPID") != main
+    until_ready(box, reviver, {"store", "humble", "added"})
+    assert instances(box, reviver) == before
+
     box.run("systemctl", "stop", "reviver")
     assert box.shown("Result") == "success"
     assert box.try_("sh", "-c", f"grep -q . {GROUP}/cgroup.procs {GROUP}/*/cgroup.procs") != 0, "a stop left processes behind"
