@@ -128,7 +128,7 @@ class Watcher:
         sampler = Sampler(pid, start_ticks)
         instance = WatchedInstance(child_id, sampler, self._targets(program), lambda: self._hear(child_id), now)
         program.instances[child_id] = instance
-        instance.take(program.rules(now))
+        program.take(program.rules(now))
         program.unsee("", now)  # who owns a connection was not looked for while one was alone
         instance.next_find = now + FIND_AT_S[0]
         self._plan(program, now)
@@ -649,7 +649,8 @@ class Watcher:
         if instance.dense_until > now or instance.sight.owing or instance.told not in _CALM:
             if self._host is None or now - self._host.at >= HOST_S:
                 self._host = HostSeen(now, pressure.host())
-            instance.take(self._host)
+            if instance.sight.host is not self._host:
+                instance.take(self._host)
 
     # --- room for one more ------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class Sight:
     sockets  the newest look at its connections; None: there is none
     answers  of its probes
     owing    its workers that have owed an answer for long
+    host     the newest look at the host
     finding  the newest verdict
     """
 
@@ -64,12 +65,12 @@ class Sight:
         self.sockets: SocketSample | None = None
         self.answers = Answers()
         self.owing = Owing()
+        self.host: HostSeen | None = None
         self.finding: Finding | None = None
         self._stopping: float | None = None
         self._emptied: float | None = None
         self._unseen = ""
         self._shared = False
-        self._host: HostSeen | None = None
         self._blinded: Blinded | None = None
         self._trees: deque[TreeSample] = deque(maxlen=TREES_LIMIT)
 
@@ -95,7 +96,7 @@ class Sight:
                 if self.sockets is not None:
                     self.owing.see(fact, self.sockets, self._emptied, self.moved)
             case HostSeen():
-                self._host = fact
+                self.host = fact
             case Readied(at):
                 self.ready = at
                 self.beat = at if self.beat is None else self.beat
@@ -156,7 +157,7 @@ class Sight:
         )
 
     def _host_at(self, now: float) -> Host | None:
-        return self._host.host if self._host is not None and now - self._host.at <= HOST_FOR_S else None
+        return self.host.host if self.host is not None and now - self.host.at <= HOST_FOR_S else None
 
     def _doubted(self) -> float | None:
         """Since when it was found silent, if it was and has not moved since."""
