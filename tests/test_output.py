@@ -571,3 +571,15 @@ def test_time_stamps_lose_nothing_at_the_end_where_a_rotation_falls(room: Room) 
     room.close()
     assert [line[25:] for line in room.all().splitlines()] == [b"%d" % number for number in range(2000)]
     assert len(room.rotated()) > 40
+
+
+def test_last_knows_after_a_restart_what_the_instance_wrote_before_it(tmp_path: Path) -> None:
+    first = Room(tmp_path)
+    os.write(first.attach(), b"Traceback ...\n")
+    first.close()
+    second = Room(tmp_path)
+    second.attach()
+    second.attach(InstanceId("store", 2))
+    assert second.outputs.last(ID) == b"Traceback ...\n"
+    assert second.outputs.last(InstanceId("store", 2)) == b""
+    second.close()

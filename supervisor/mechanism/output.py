@@ -9,6 +9,7 @@ A file that cannot be written costs output, never the program: what its pipe doe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -63,7 +64,9 @@ class _Sink:
         self.file = file
         self.sources: list[_Source] = []
         self.writer: _Source | None = None  # whose bytes are the last ones in the file, when it still lives
-        self.patient = time.monotonic() + HOLD_S  # until then the one that an earlier life of ours left in mid-line may yet be attached
+        self.adopting = (
+            time.monotonic() + HOLD_S
+        )  # until then one that an earlier life of ours left in mid-line may yet be attached
         self.problem = False  # it could not be written, and that was said
         self.retry = 0.0  # not tried before this instant
         self.patience = 0.0  # until then the pipes may hold what comes
@@ -169,6 +172,10 @@ class Outputs:
         for other in sink.sources:
             self._recall(other)
         source = _Source(id, fd, sink)
+        with contextlib.suppress(OSError):  # what it wrote last in an earlier life of ours; the first turn says what is wrong
+            if sink.file.path.exists():
+                sink.file.ready()
+                source.tail = sink.file.last(TAIL_BYTES) if sink.file.writer == id.number else b""
         sink.sources.append(source)
         self._sources[fd] = source
         os.set_blocking(fd, False)
@@ -189,7 +196,7 @@ class Outputs:
 
     def _finish(self, sink: _Sink) -> None:
         """Take what is in the pipes of a file, and close them: first the one whose open line the others wait for."""
-        sink.retry = sink.patience = sink.patient = 0.0  # one more try
+        sink.retry = sink.patience = sink.adopting = 0.0  # one more try
         while sink.sources:
             for source in tuple(sink.sources):
                 self._empty(source)
@@ -313,7 +320,7 @@ class Outputs:
         """Whether it should wait for the end of another instance's line: for a moment, if that one lives."""
         source.held = source.held or now + HOLD_S
         sink = source.sink
-        awaited = sink.writer is not None or (sink.file.writer and now < sink.patient)
+        awaited = sink.writer is not None or (sink.file.writer and now < sink.adopting)
         return bool(awaited) and now < source.held
 
     def _crowded(self, source: _Source) -> bool:
