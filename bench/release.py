@@ -145,8 +145,7 @@ def _shop(code: str) -> Iterator[tuple[Reviver, int, Path]]:
 
 def _run(reviver: Reviver, port: int, link: Path, case: Case, *verbs: tuple[str, ...]) -> Run:
     """The load with the trouble in its midst, and what the story says from there on until the good one is named again."""
-    requests, began, deploy_s = asyncio.run(_drive(reviver, port, case, verbs))
-    ended = time.monotonic()
+    requests, began, ended, deploy_s = asyncio.run(_drive(reviver, port, case, verbs))
     while os.readlink(link) != GOOD and time.monotonic() < ended + PROOF_LIMIT_S:
         time.sleep(STEP_S)
     began_wall = time.time() - time.monotonic() + began
@@ -154,8 +153,10 @@ def _run(reviver: Reviver, port: int, link: Path, case: Case, *verbs: tuple[str,
     return Run(requests, began, began_wall, ended, story, deploy_s, os.readlink(link))
 
 
-async def _drive(reviver: Reviver, port: int, case: Case, verbs: tuple[tuple[str, ...], ...]) -> tuple[list[Request], float, float]:
-    """The requests, when the trouble began, and how long the verbs took."""
+async def _drive(
+    reviver: Reviver, port: int, case: Case, verbs: tuple[tuple[str, ...], ...]
+) -> tuple[list[Request], float, float, float]:
+    """The requests, when the trouble began, when the load ended, and how long the verbs took."""
     customers = asyncio.create_task(load(port, "/", RATE, CALM_S + case.lasts_s, PATIENCE_S))
     await asyncio.sleep(CALM_S)
     began = time.monotonic()
@@ -163,10 +164,11 @@ async def _drive(reviver: Reviver, port: int, case: Case, verbs: tuple[tuple[str
         await _ask(reviver, *verb)
     deploy_s = time.monotonic() - began
     if not case.poison:
-        return await customers, began, deploy_s
+        return await customers, began, time.monotonic(), deploy_s
     began = time.monotonic()
     poison = asyncio.create_task(ask(port, case.poison, PATIENCE_S))
-    return [*await customers, await poison], began, deploy_s
+    requests, ended = await customers, time.monotonic()
+    return [*requests, await poison], began, ended, deploy_s
 
 
 async def _ask(reviver: Reviver, *words: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from supervisor.model import Act
 from tests.sim import mutants
 from tests.sim.mutants import MUTANTS, told_twice
-from tests.sim.plan import COUPON, Plan, make_plan
+from tests.sim.plan import COUPON, LINKS, Plan, make_plan
 from tests.sim.run import LINES, run_seed
 from tests.sim.world import Policy
 
@@ -27,6 +27,10 @@ NEEDS: dict[Callable[[Policy], Policy], Callable[[Plan], bool]] = {
     mutants.room_ignored: lambda plan: "memory" in plan.mischief,
     mutants.retreat_to_a_lost_build: lambda plan: "release" in plan.mischief,
     mutants.rollback_loop: lambda plan: "release" in plan.mischief,
+    mutants.failed_release_applied: lambda plan: {LINKS, "operator"} <= plan.mischief,
+    mutants.link_left_behind: lambda plan: LINKS in plan.mischief,
+    mutants.link_before_the_preflight: lambda plan: LINKS in plan.mischief,
+    mutants.trusted_too_early: lambda plan: LINKS in plan.mischief,
     mutants.old_looks_believed: lambda plan: "looks" in plan.mischief,
 }
 

@@ -23,7 +23,7 @@ from supervisor.model import (
 )
 from supervisor.policy import memory
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import release
+from supervisor.policy.wanted import SERVED, release
 from supervisor.policy.words import note, spell
 
 STEP_S = 0.5  # the first restart after an unhealthy run waits this long, each further one twice the last
@@ -77,6 +77,7 @@ def ended(program: Program, instance: Instance, event: Exited, now: float) -> Pr
         case State.KILLING, Blame.START:
             return note(program, "instance.killed", f"killed: {instance.why}", instance)
         case ((State.RETIRING | State.KILLING), _):
+            program = replace(program, trial=_unproven(program, instance, now))
             if instance.state is State.RETIRING and instance.suspected is not None and event.status == 0:  # no signal ended it
                 program = memory.passed(program, instance)
             return note(
@@ -170,6 +171,21 @@ def _tried(program: Program, instance: Instance, text: str) -> Trial | None:
     new = instance.blame is Blame.HANG and not _known_before(program, instance)
     lost = not trial.served or failures >= 2 or new
     return replace(trial, failures=failures, lost=text if lost else "")
+
+
+def _unproven(program: Program, instance: Instance, now: float) -> Trial | None:
+    """What the end of a suspect does to the build on trial: lost when it was in a new loop for as long as proves one.
+
+    Proof may have been in the way (a busy host excuses); but a release that may have done this is not tried a second time.
+    """
+    trial = program.trial
+    if trial is None or instance.build != trial.build or instance.suspected is None or instance.moved is None:
+        return trial
+    still_s = now - instance.moved
+    named = bool(instance.cause) and not instance.peer and not _known_before(program, instance)
+    if trial.lost or not named or still_s < program.settings.hang.certain_s * SERVED:
+        return trial
+    return replace(trial, lost=f"{instance.id} had not moved for {spell(still_s)} when it was gone: {instance.evidence}")
 
 
 def _known_before(program: Program, instance: Instance) -> bool:

@@ -120,6 +120,7 @@ class Past:
     )  # directories of releases that failed behind the link, and were not asked for since
     link: str = ""  # the directory that the link was known to name
     lost: set[int] = field(default_factory=set)  # builds that were given up, and not asked for since
+    began: dict[int, float] = field(default_factory=dict)  # when each build was under way first
     passed: set[int] = field(default_factory=set)  # builds whose preflight passed
     trusted: set[int] = field(default_factory=set)  # builds that were good once
     retreated: set[str] = field(default_factory=set)  # causes for which it went back to the previous release
@@ -873,6 +874,23 @@ def link_waits_for_the_preflight(turn: Turn, ledger: Ledger, sites: Mapping[str,
     return ""
 
 
+def trust_is_earned(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """Another release is trusted only after it has run for as long as its probation, at the least."""
+    for name in turn.touched:
+        before, after = turn.before.programs.get(name), turn.after.programs.get(name)
+        if after is None:
+            continue
+        past = ledger.past(name)
+        began = past.began.setdefault(after.build.number, turn.now)
+        if before is None or before.good is None or after.good is None or after.good == before.good:
+            continue
+        if after.good.number < before.good.number or after.good.directory == before.good.directory:
+            continue
+        if turn.now - began < after.settings.release.probation_s - EPSILON_S:
+            return f"{name}: release {after.good.release} is trusted after {turn.now - began:.1f} s"
+    return ""
+
+
 def drains_in_order(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """In a shutdown nobody is asked to stop before those that need it are gone, or cannot be killed."""
     if not turn.after.draining or turn.after.hurried or isinstance(turn.event, RestartAsked):
@@ -932,6 +950,7 @@ RULES: tuple[Rule, ...] = (
     lost_stays_lost,
     failed_stays_failed,
     link_waits_for_the_preflight,
+    trust_is_earned,
     drains_in_order,
     resting_rests,
     one_kill_for_a_peer,

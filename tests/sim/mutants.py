@@ -14,7 +14,9 @@ from supervisor.model import (
     Answered,
     Applied,
     Blame,
+    Build,
     Candidate,
+    DeployAsked,
     Effect,
     Event,
     EvidenceTaken,
@@ -34,6 +36,7 @@ from supervisor.model import (
     Signal,
     SpawnFailed,
     State,
+    Switch,
     Tell,
     Wanted,
     Woke,
@@ -466,6 +469,73 @@ def passing_not_kept(policy: Policy) -> Policy:
     return replace(policy, step=step)
 
 
+def failed_release_applied(policy: Policy) -> Policy:
+    """An apply for whatever reason tries a release again that was given up behind its symlink."""
+    lost: dict[str, Build] = {}
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        given = event
+        if isinstance(event, Applied) and not event.begins:
+            tries = tuple(
+                replace(c, release=build.release, directory=build.directory)
+                if c.linked and (build := lost.get(c.settings.name)) is not None
+                else c
+                for c in event.programs
+            )
+            given = replace(event, programs=tries)
+        after, effects, wake = policy.step(fleet, given, now)
+        for name, program in after.programs.items():
+            known = fleet.programs.get(name)
+            if isinstance(event, Applied | DeployAsked):
+                lost.pop(name, None)
+            elif known is not None and known.build.number > program.build.number:
+                lost[name] = known.build
+        return after, effects, wake
+
+    return replace(policy, step=step)
+
+
+def link_left_behind(policy: Policy) -> Policy:
+    """The good release serves again, and the link goes on naming the one that failed."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        after, effects, wake = policy.step(fleet, event, now)
+        kept = []
+        for effect in effects:
+            back = isinstance(effect, Switch) and after.programs[effect.program].proposed is None
+            if isinstance(effect, Switch) and back:
+                program = after.programs[effect.program]
+                link = None if program.link is None else replace(program.link, names=effect.directory, asked=None)
+                after = _with_program(after, replace(program, link=link))
+            else:
+                kept.append(effect)
+        return after, tuple(kept), wake
+
+    return replace(policy, step=step)
+
+
+def link_before_the_preflight(policy: Policy) -> Policy:
+    """The link is switched as soon as somebody asks for it."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        after, effects, wake = policy.step(fleet, event, now)
+        program = after.programs.get(event.program) if isinstance(event, DeployAsked) else None
+        if program is not None and program.link is not None and program.proposed is not None:
+            effects = (*effects, Switch(program.settings.name, program.link.path, program.proposed.build.directory))
+        return after, effects, wake
+
+    return replace(policy, step=step)
+
+
+def trusted_too_early(policy: Policy) -> Policy:
+    """A release is trusted long before its probation is over."""
+
+    def by(factor: float) -> Change:
+        return lambda s: replace(s, release=replace(s.release, probation_s=s.release.probation_s * factor))
+
+    return _deceived(policy, by(0.25), by(4.0))
+
+
 MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     backoff_without_a_timer,
     no_id_check,
@@ -497,4 +567,8 @@ MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     cause_counted_although_it_recovered,
     never_promoted,
     passing_not_kept,
+    failed_release_applied,
+    link_left_behind,
+    link_before_the_preflight,
+    trusted_too_early,
 )
