@@ -139,7 +139,7 @@ class Groups:
                 _write(f"{group}/cgroup.procs", str(leader))
             except OSError as problem:
                 _remove(group)
-                self._say(f"{program}: cannot be given a control group of its own: {problem.strerror} ({group})")
+                self._say(f"{program}: cannot be given a control group of its own in {self._folder}: {problem.strerror}")
         self.limit(program, leader, start_ticks, limits)
 
     def limit(self, program: str, leader: int, start_ticks: int, limits: Limits) -> None:
@@ -152,7 +152,7 @@ class Groups:
             try:
                 _write(f"{group}/{file}", value)
             except OSError as problem:
-                self._say(f"{program}: limits.{key} has no effect: cannot write {group}/{file}: {problem.strerror}")
+                self._say(f"{program}: limits.{key} has no effect: {file} of its group: {problem.strerror}")
 
     def leftovers(self, known: Container[str]) -> list[str]:
         """A sentence for each group in which somebody lives and which is none of these: of instances that nobody knows any more."""
@@ -192,10 +192,14 @@ class Groups:
                 _write(f"{base}/{SUPERVISOR}/cgroup.procs", str(pid))
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder)
-        for parent in dict.fromkeys((base, folder)):
-            for name in ground.controllers:
-                _write(f"{parent}/cgroup.subtree_control", f"+{name}")
-        self._base, self._folder, self.controllers, self.lacking = base, folder, ground.controllers, ground.lacking
+        self._base, self._folder, self.lacking = base, folder, ground.lacking
+        for name in ground.controllers:
+            try:
+                for parent in dict.fromkeys((base, folder)):
+                    _write(f"{parent}/cgroup.subtree_control", f"+{name}")
+                self.controllers += (name,)
+            except OSError as problem:
+                self.lacking = f"{base} cannot hand {name} on: {problem.strerror}"
 
     def _names(self) -> list[str]:
         try:
