@@ -42,6 +42,7 @@ SLOWEST_S = 5.0  # and this, for one that had not: each try costs half a second 
 LATE_S = 1.0  # the guard itself was held up for so long (a suspended machine, SIGSTOP): it judges nobody
 AGAIN_S = 0.02  # until a signal that could not be passed on yet is tried again
 EXTEND_LIMIT_S = 7 * 86400.0  # more time than this nobody needs; a number without a limit would overflow
+PENDING_LIMIT = 2  # signals of one kind that wait to be passed on: a second stop hurries, a third says nothing new
 STOP_DEATHS = 3  # daemons that die while they should stop the programs, until the guard gives up
 HEAR_LIMIT = 1024  # datagrams taken at a time: a queue holds some hundred at most
 
@@ -171,7 +172,8 @@ class Guard:
             self._reap()
             self._act(time.monotonic())
         signal.set_wakeup_fd(-1)
-        os.unlink(self._path)
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
         return self._code
 
     def _wait_ms(self) -> float:
@@ -189,7 +191,9 @@ class Guard:
             numbers = os.read(woken, 4096)
         except BlockingIOError:
             return
-        self._pending += [number for number in numbers if number in FORWARDED and self._pending.count(number) < 2]
+        for number in numbers:
+            if number in FORWARDED and self._pending.count(number) < PENDING_LIMIT:
+                self._pending.append(number)
         stops = sum(number in STOPS for number in numbers)
         self._stops += stops
         if stops and self._life is None:
@@ -199,11 +203,7 @@ class Guard:
         for _ in range(HEAR_LIMIT):
             try:
                 message, fds = notify.receive(self._socket)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as problem:  # no memory for it: it stays lost, and the daemon says that it lives again soon
-                if problem.errno not in (errno.ENOMEM, errno.ENOBUFS):
-                    raise
+            except OSError:  # nothing waits, or there is no memory for it: the daemon says again that it lives
                 return
             life = self._life
             if message is None or life is None or message.pid != life.pid:
@@ -270,7 +270,7 @@ class Guard:
                 say(f"the supervisor (pid {life.pid}) {_words(code)} and could not stop the programs: some may still run")
                 self._code = FAILED
                 return
-            self._pending += [signal.SIGTERM] * (min(self._stops, 2) - self._pending.count(signal.SIGTERM))
+            self._pending += [signal.SIGTERM] * (min(self._stops, PENDING_LIMIT) - self._pending.count(signal.SIGTERM))
         self._deaths = 1 if now - life.since >= HEALTHY_S else self._deaths + 1
         slowest_s = SLOWEST_READY_S if life.ready else SLOWEST_S
         wait_s = 0.0 if code == AGAIN or self._stops else SLOWEST_S if code == CONFIG else backoff_s(self._deaths, slowest_s)
@@ -456,8 +456,17 @@ def say(text: str) -> None:
             os.write(2, line.encode("utf-8", "replace"))
 
 
+def _open_standard() -> None:
+    """Have something at 0, 1 and 2: where we were started with one of them closed, our socket must not take its place."""
+    with contextlib.suppress(OSError):  # a container without /dev
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+        os.close(fd)
+
+
 def main(arguments: list[str]) -> int:
     """Keep `python -m supervisor ARGUMENTS`. -P: modules are not looked for in the working directory, which may hold anything."""
+    _open_standard()
     command = [sys.executable, "-P", "-m", "supervisor", *arguments]
     try:
         guard = Guard(command)

@@ -418,6 +418,22 @@ def test_reviver_run_ends_with_a_programs_exit_code_when_asked(
         assert reviver.process.returncode == code
 
 
+def test_guard_started_with_all_closed_does_not_speak_into_its_own_socket(tmp_path: Path) -> None:
+    """A descriptor that is opened takes the lowest free number: 2 would be where all sentences go."""
+    code = "import sys; from supervisor import guard; guard.Guard.run = lambda self: sys.stdin.read(); guard.main([])"
+    closed = ["sh", "-c", 'exec "$@" 1>&- 2>&-', "sh", sys.executable, "-c", code]
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path)}
+    with subprocess.Popen(closed, stdin=subprocess.PIPE, env=environ) as process:
+        until(lambda: targets(process.pid, 1, 2) == ["/dev/null"] * 2, "they stay closed, or are something else")
+
+
+def targets(pid: int, *fds: int) -> list[str]:
+    try:
+        return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in fds]
+    except OSError:
+        return []
+
+
 def test_reviver_run_ends_as_its_daemon_does(tmp_path: Path) -> None:
     with Supervised(tmp_path, '[program.app]\ncommand = "x"\ninstnaces = 2\n', guarded=True) as reviver:
         assert any("instances" in line["text"] for line in reviver.rest())
