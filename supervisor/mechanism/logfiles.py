@@ -46,6 +46,8 @@ class LogFile:
         self.settings = settings
         self.position = 0  # where the next byte goes
         self.writer = 0  # the instance whose bytes are the last ones in it, also of an earlier life; 0: none that will go on
+        self.marks = False  # whether marks are kept here
+        self.marked = -1  # where the bytes begin that an earlier life may have left in the pipe as well; -1: none
         self._began_wall = 0.0
         self._fd = -1
         self._identity = (0, 0)
@@ -87,14 +89,21 @@ class LogFile:
         if self.settings.timestamps and (bare := BARE_STAMP.search(self.last(STAMP_BYTES + 1))):
             os.ftruncate(self._fd, self.position - len(bare[1]))
             self.position = os.lseek(self._fd, 0, os.SEEK_END)
-        self._began_wall, self.writer = _noted(self._fd) if self.position else (0.0, 0)
-        if not self._began_wall:
-            self._began_wall = time.time()
-            self._note()
+        self._began_wall, self.writer, self.marked = _noted(self._fd) if self.position else (0.0, 0, -1)
+        self._began_wall = self._began_wall or time.time()
+        self._note()
+
+    def mark(self, position: int) -> None:
+        """Note that what is written from here on is taken out of the pipe only afterwards; -1: it is taken."""
+        self.marked = position
+        self._note()
 
     def _note(self) -> None:
-        with contextlib.suppress(OSError):  # not every filesystem keeps such notes: then a line may be ended too early
-            os.setxattr(self._fd, NOTE, b"%.3f %d" % (self._began_wall, self.writer))
+        try:
+            os.setxattr(self._fd, NOTE, b"%.3f %d %d" % (self._began_wall, self.writer, self.marked))
+            self.marks = True
+        except OSError:  # not every filesystem keeps such notes: then a line may be ended too early
+            self.marks = False
 
     def splice(self, source: int, count: int) -> int:
         """Move up to `count` bytes out of a pipe, in the kernel. Returns how many: 0 at its end; BlockingIOError when it is empty."""
@@ -183,13 +192,13 @@ def _compress(path: Path, plain: Path) -> None:
         raise
 
 
-def _noted(fd: int) -> tuple[float, int]:
-    """When a file was begun, and the number of the instance that wrote last; 0 where nobody knows."""
+def _noted(fd: int) -> tuple[float, int, int]:
+    """When a file was begun, the number of the instance that wrote last, the mark; 0, 0, -1 where nobody knows."""
     try:
-        began, writer = os.getxattr(fd, NOTE).split()
-        return float(began), int(writer)
+        began, writer, marked = os.getxattr(fd, NOTE).split()
+        return float(began), int(writer), int(marked)
     except (OSError, ValueError):
-        return 0.0, 0
+        return 0.0, 0, -1
 
 
 def _open_own(path: Path, flags: int) -> int:
