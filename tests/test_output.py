@@ -585,3 +585,35 @@ def test_last_knows_after_a_restart_what_the_instance_wrote_before_it(tmp_path: 
     assert second.outputs.last(ID) == b"Traceback ...\n"
     assert second.outputs.last(InstanceId("store", 2)) == b""
     second.close()
+
+
+DIES_COPYING = """
+import os, sys, time
+from supervisor.mechanism import output
+from supervisor.model import InstanceId, OutputSettings
+output.FLOOD_BYTES = 1
+output._Glass.drop = lambda *_: os._exit(7)
+outputs = output.Outputs(sys.argv[1], print)
+outputs.attach(InstanceId("store", 1), int(sys.argv[2]), OutputSettings(compress=False))
+time.sleep(60)
+"""
+
+
+def test_what_was_written_and_not_taken_when_we_died_comes_once(room: Room) -> None:
+    writer = room.attach()
+    os.write(writer, b"before\n")
+    assert room.outputs.last(ID) == b"before\n"
+    reader, other = os.pipe2(os.O_CLOEXEC)
+    os.write(other, b"first\n")
+    command = [sys.executable, "-c", DIES_COPYING, str(room.log_dir), str(reader)]
+    with subprocess.Popen(command, pass_fds=[reader]) as pump:
+        until(lambda: room.path.read_bytes().endswith(b"first\n"))
+        os.write(other, b"second\nopen ")
+        assert pump.wait(DEADLINE_S) == 7
+    assert room.path.read_bytes() == b"before\nfirst\nsecond\nopen "
+    after = Room(room.log_dir)
+    after.outputs.attach(ID, reader, PLAIN)
+    os.write(other, b"line\n")
+    os.close(other)
+    after.close()
+    assert after.all() == b"before\nfirst\nsecond\nopen line\n"
