@@ -89,7 +89,9 @@ TOLD_KEPT = (
 AHEAD_S = 1.0  # after an instance became ready: while many start at once, nothing more is started
 FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and messages
 DEFECTS_KEPT = 20  # files about our own mistakes
+EXIT_FAILED = 1
 EXIT_CONFIG = 78
+MEND_S = 5.0  # until a configuration is read again that is bad while programs run
 EXIT_AGAIN = 75  # guard and systemd start the next one at once
 LANES = ("preflight", "reap", "watch", "evidence", "read", "discard", "switch")
 
@@ -726,7 +728,10 @@ def main(arguments: Sequence[str]) -> int:
         count = f"{len(faults.faults)} faults" if len(faults.faults) > 1 else "1 fault"
         lines = "".join(f"  {fault}\n" for fault in faults.faults)
         sys.stderr.write(f"reviver: the configuration has {count}\n{lines}")
-        return EXIT_CONFIG
+        if not inherited(os.environ):
+            return EXIT_CONFIG
+        time.sleep(MEND_S)  # a daemon before us left programs that run: systemd must not give up on them
+        return EXIT_FAILED
     if TRIAL in arguments[1:]:
         sys.stdout.write(f"{__version__}\n")
         return 0
@@ -734,7 +739,7 @@ def main(arguments: Sequence[str]) -> int:
         asyncio.run(_live(settings))
     except StartError as problem:
         sys.stderr.write(f"reviver: {problem}\n")
-        return 1
+        return EXIT_FAILED
     return 0
 
 

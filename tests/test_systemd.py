@@ -450,13 +450,23 @@ def test_under_a_real_systemd(box: Box) -> None:
     until_ready(box, reviver, {"store", "humble", "added"})
     assert instances(box, reviver) == before
 
+    config = box.shared / "config.toml"
+    good = config.read_text()
+    config.write_text("[program.store]\n")
+    box.run("kill", "-KILL", box.shown("MainPID"))
+    box.until("journalctl -q -n 20 -u reviver | grep 'configuration has'")
+    config.write_text(good)
+    box.until("systemctl is-active reviver")
+    until_ready(box, reviver, {"store", "humble", "added"})
+    assert instances(box, reviver) == before, "a bad configuration is no reason to leave programs alone"
+
     box.run("systemctl", "stop", "reviver")
     assert box.shown("Result") == "success"
     assert box.try_("sh", "-c", f"grep -q . {GROUP}/cgroup.procs {GROUP}/*/cgroup.procs") != 0, "a stop left processes behind"
     assert box.try_("pgrep", "-x", "sleep") != 0
     assert box.try_("test", "-e", "/run/reviver") != 0
 
-    (box.shared / "config.toml").write_text("[program.store]\n")
+    config.write_text("[program.store]\n")
     assert box.try_("systemctl", "start", "reviver") != 0
     assert (box.shown("ActiveState"), box.shown("ExecMainStatus")) == ("failed", "78"), "it is not started again and again"
     assert "command" in box.journal()
