@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,9 +88,11 @@ def _batches(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _run(jobs: Sequence[Job]) -> list[tuple[float, str]]:
     """For each, how long after the fault it was proven, and what was said of it."""
-    with _site() as where:
+    with _site() as where, socket.create_server(("127.0.0.1", 0)) as upstream:  # who is let in there waits for ever
         ports = [free_port() for _ in jobs]
-        with Reviver(where, "\n".join(map(_program, jobs, ports)), {"PATH": f"{environment()}:{os.environ['PATH']}"}) as reviver:
+        environ = {"PATH": f"{environment()}:{os.environ['PATH']}"}
+        environ |= {"UPSTREAM": str(upstream.getsockname()[1]), "REFUSED": str(free_port())}
+        with Reviver(where, "\n".join(map(_program, jobs, ports)), environ) as reviver:
             _await_ready(reviver, len(jobs))
             return asyncio.run(_live(reviver, jobs, ports))
 
