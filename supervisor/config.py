@@ -168,7 +168,7 @@ OUTPUT: Mapping[str, Key | Section] = {
 }
 
 RELEASE: Mapping[str, Key | Section] = {
-    "probation": Key(readers.duration(), "probation_s", "there is no deploy yet"),
+    "probation": Key(readers.duration(), "probation_s"),
     "rollback": Key(readers.boolean),
 }
 

@@ -287,7 +287,6 @@ def test_every_key_is_read_into_its_place(write: Write) -> None:
 def test_keys_that_have_no_effect_yet_are_said_when_written(write: Write) -> None:
     said = config.load(write(FULL), ENVIRON).unused
     assert [sentence.partition(" has no effect yet")[0] for sentence in said] == [
-        "program.store.release.probation",
         "escalation[1].repeat",
         "escalation[1].notify",
         "stakeholders.notify",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import grp
 import http.client
 import json
 import os
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from supervisor.control import server
+from supervisor.control.client import Client, Refusal
+from supervisor.control.messages import NO_SUCH_PROGRAM, REFUSED, USAGE
+from supervisor.model import Applied, Candidate, LaunchSettings, ProgramSettings
+from tests.control import Running, running
 from tests.supervised import Supervised, free_port
 
 SERVER = """
@@ -169,14 +178,95 @@ def test_release_that_does_not_start_never_replaces_the_one_that_serves(tmp_path
         assert [i["id"] for i in daemon.status("shop")["instances"]] == ["shop:1"]
 
 
-@pytest.mark.parametrize("verb", [["deploy", "app", "/srv/r2"], ["rollback", "app"]])
-def test_directory_changed_in_place_is_the_operators_to_change(tmp_path: Path, verb: list[str]) -> None:
+def test_directory_changed_in_place_is_the_operators_to_change(tmp_path: Path) -> None:
     """Reviver says which command does it."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "app.py").write_text("import signal; signal.pause()")
     program = f'[program.app]\ncommand = {json.dumps([sys.executable, "app.py"])}\ndirectory = "{tmp_path}/app"\n'
     with Supervised(tmp_path, program) as daemon:
         daemon.until("instance.ready")
-        refused = daemon.ask(*verb)
-        assert refused.returncode == 1
-        assert f"git -C {tmp_path}/app checkout REVISION && reviver apply" in refused.stderr
+        for refused in (daemon.ask("deploy", "app", "/srv/r2"), daemon.ask("rollback", "app")):
+            assert refused.returncode == 1
+            assert f"git -C {tmp_path}/app checkout REVISION && reviver apply" in refused.stderr
+
+
+# --- the door, over programs that are played ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="rv-") as made:
+        yield Path(made)
+
+
+def played(name: str, place: Path) -> Applied:
+    """A program behind a link to the first of two releases, with a third elsewhere."""
+    for folder in ("releases/r1", "releases/r2", "elsewhere/r9"):
+        (place / folder).mkdir(parents=True, exist_ok=True)
+    launch = LaunchSettings(command=("serve",), directory=f"{place}/current")
+    return Applied((Candidate(ProgramSettings(name=name, launch=launch), "r1", f"{place}/releases/r1", linked=True),))
+
+
+@contextmanager
+def door(place: Path) -> Iterator[tuple[Running, Client]]:
+    (place / "run").mkdir()
+    with running(place / "run") as served, Client(str(place / "run")) as client:
+        served.post(played("store", place))
+        yield served, client
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["{0}/releases/r2"], ["store", "{0}/releases/r2"], ["{0}/releases/r2", "store"], ["releases/r2"], ["r2"]],
+)
+def test_deploy_takes_its_words_in_either_order_and_needs_no_name_where_there_is_one_link(place: Path, words: list[str]) -> None:
+    with door(place) as (served, client):
+        answer = client.call("deploy", {"words": [word.format(place) for word in words], "folder": str(place)})
+        assert answer["programs"][0]["text"].startswith("release r2 serves: store:2; on probation")
+        assert served.world.fleet_now.programs["store"].build.directory == str(place / "releases" / "r2")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        ([], USAGE, "which release? reviver deploy [NAME] PATH names its directory"),
+        (["store"], USAGE, "which release?"),
+        (["stor", "r2"], NO_SUCH_PROGRAM, "did you mean 'store'?"),
+        (["releases/r7"], REFUSED, "releases/r7: no such file or directory"),
+        (["r1"], REFUSED, "release r1 runs already: reviver restart store replaces its instances"),
+        (["\0"], REFUSED, "no release there, nothing was changed"),
+    ],
+)
+def test_deploy_of_nothing_sensible_is_one_sentence(place: Path, words: list[str], code: int, sentence: str) -> None:
+    with door(place) as (_, client), pytest.raises(Refusal) as refused:
+        client.call("deploy", {"words": words, "folder": str(place)})
+    assert refused.value.code == code
+    assert sentence in str(refused.value)
+
+
+def test_member_of_the_group_may_deploy_from_the_releases_folder_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs there runs as the program's user."""
+    monkeypatch.setattr(server, "_owner", lambda _: False)
+    monkeypatch.setattr(server, "_member", lambda *_: True)
+    (place / "run").mkdir()
+    own = grp.getgrgid(os.getgid()).gr_name
+    with running(place / "run", group=own) as served, Client(str(place / "run")) as client:
+        served.post(played("store", place))
+        with pytest.raises(Refusal, match="only the daemon's own user and root may deploy from another folder"):
+            client.call("deploy", {"words": [f"{place}/elsewhere/r9"]})
+        assert client.call("deploy", {"words": ["r2"]})["programs"][0]["done"]
+
+
+def test_deploy_whose_link_cannot_be_switched_changes_nothing(place: Path) -> None:
+    with door(place) as (served, client):
+        served.world.switch_problem = "no space left on device"
+        (answer,) = client.call("deploy", {"words": ["r2"]})["programs"]
+        assert not answer["done"]
+        assert "nothing was changed: its link could not be switched: no space left on device" in answer["text"]
+        (instance,) = client.call("status", {"names": ["store"]})["programs"][0]["instances"]
+        assert instance["id"] == "store:1"
+
+
+def test_rollback_without_an_earlier_good_release_says_so(place: Path) -> None:
+    with door(place) as (_, client), pytest.raises(Refusal, match="store has no earlier release that was good"):
+        client.call("rollback", {})

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,12 @@ from supervisor.model import (
     LaunchSettings,
     Looked,
     Note,
+    RecordRelease,
+    Release,
     Severity,
     Spawn,
     Spawned,
+    Standing,
     Tell,
     Verdict,
     Woke,
@@ -138,6 +142,30 @@ def test_numbers_survive_and_never_fall(room: Room) -> None:
         journal.happened(1.0, Woke(), (Spawn(InstanceId("store", number), BUILD), Spawn(InstanceId("api", 1), BUILD)))
     room.close()
     assert room.journal().highest() == {"store": 8, "api": 1}
+
+
+def test_releases_survive_on_the_next_boots_clock_and_the_newest_word_counts(room: Room) -> None:
+    journal = room.journal()
+    now = time.monotonic()
+    tried = Release(1, "r1", "/srv/r1", now - 60.0, "uid 1000")
+    for release in (tried, replace(tried, standing=Standing.FAILED, why="exit code 1"), replace(tried, number=2, name="r2")):
+        journal.happened(now, Woke(), (RecordRelease("store", release),))
+    room.close()
+    (first, second) = room.journal().releases()["store"]
+    assert (first.name, first.standing, first.why, second.name) == ("r1", Standing.FAILED, "exit code 1", "r2")
+    assert 59.0 < time.monotonic() - first.at < 59.0 + DEADLINE_S
+
+
+def test_a_journal_of_an_older_version_is_given_the_tables_that_it_lacks(room: Room) -> None:
+    journal = room.journal()
+    note(journal, "before")
+    room.close()
+    with contextlib.closing(sqlite3.connect(Path(room.state_dir) / "journal.db")) as base:
+        base.execute("DROP TABLE releases")
+        base.execute("PRAGMA user_version = 2")
+    assert room.journal().releases() == {}
+    assert room.texts() == ["before"]
+    assert room.remarks == []
 
 
 def test_incident_keeps_its_beginning_and_its_worst_headline(room: Room) -> None:

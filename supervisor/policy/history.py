@@ -174,18 +174,19 @@ def _tried(program: Program, instance: Instance, text: str) -> Trial | None:
 
 
 def _unproven(program: Program, instance: Instance, now: float) -> Trial | None:
-    """What the end of a suspect does to the build on trial: lost when it was in a new loop for as long as proves one.
+    """What the end of a suspect does to the build on trial: lost when it was in a new loop and suspect for as long as proves one.
 
-    Proof may have been in the way (a busy host excuses); but a release that may have done this is not tried a second time.
+    Something may have been in the way of proof (a busy host excuses, the one who waited gave up, its server ended it), but a release that
+    may have done this is not tried a second time while a good one serves.
     """
     trial = program.trial
-    if trial is None or instance.build != trial.build or instance.suspected is None or instance.moved is None:
+    if trial is None or instance.build != trial.build or instance.suspected is None:
         return trial
-    still_s = now - instance.moved
+    suspect_s = now - instance.suspected
     named = bool(instance.cause) and not instance.peer and not _known_before(program, instance)
-    if trial.lost or not named or still_s < program.settings.hang.certain_s * SERVED:
+    if trial.lost or not named or suspect_s < program.settings.hang.certain_s * SERVED:
         return trial
-    return replace(trial, lost=f"{instance.id} had not moved for {spell(still_s)} when it was gone: {instance.evidence}")
+    return replace(trial, lost=f"{instance.id} was suspect for {spell(suspect_s)} before it was gone: {instance.evidence}")
 
 
 def _known_before(program: Program, instance: Instance) -> bool:
