@@ -381,9 +381,12 @@ class Daemon:
         """Decide and do; what is to be told of it comes back."""
         before, now = self._fleet.programs, time.monotonic()
         self._fleet, effects, wake = step(self._fleet, event, now)
-        for name, program in self._fleet.programs.items():
-            if before.get(name) is not program:
-                self._write_handover(name, program, now, effects)
+        for effect in effects:
+            if isinstance(effect, Tell):
+                self._told[effect.program] = (*self._told.get(effect.program, ()), effect)[-TOLD_KEPT:]
+        for name in self._fleet.changed:
+            if (program := self._fleet.programs.get(name)) is not None:
+                self._write_handover(name, program, now)
         self._aftermath(event, before)
         for effect in effects:
             self._perform(effect)
@@ -402,9 +405,7 @@ class Daemon:
             elif isinstance(effect, Tell):
                 self._delivery.tell(effect, self._wall(now), self._runbook(effect.program))
 
-    def _write_handover(self, name: str, program: Program, now: float, effects: tuple[Effect, ...]) -> None:
-        if told := tuple(effect for effect in effects if isinstance(effect, Tell) and effect.program == name):
-            self._told[name] = (*self._told.get(name, ()), *told)[-TOLD_KEPT:]
+    def _write_handover(self, name: str, program: Program, now: float) -> None:
         problem = self._handover.write(program, now, self._told.get(name, ()))
         if problem and name not in self._unwritten:
             self._unwritten.add(name)

@@ -70,7 +70,7 @@ class Moment:
 
 
 def world(fleet: Fleet) -> World:
-    return World(fleet.programs, fleet.escalation, fleet.draining, fleet.hurried, fleet.incidents)
+    return World(fleet.programs, fleet.escalation, fleet.draining, fleet.hurried, fleet.incidents, fleet.needed_by)
 
 
 # --- status ---------------------------------------------------------------------------------------------------------------------

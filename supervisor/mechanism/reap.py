@@ -63,6 +63,7 @@ class Reaper:
         self._tidying: asyncio.TimerHandle | None = None
         self._watched: dict[InstanceId, _Watched] = {}
         self._leaders: dict[int, InstanceId] = {}
+        self._orphans: set[int] | None = None  # our children, as they were read in this turn of the loop
         self._sweeping: asyncio.TimerHandle | None = None
         self._dead_since: dict[tuple[int, int], float] = {}  # strangers' zombies, by pid and start time
         loop.add_signal_handler(signal.SIGCHLD, self._child_died)
@@ -158,8 +159,17 @@ class Reaper:
             self._tell(id, watched, 0)
 
     def _strangers(self) -> set[int]:
-        """Children of ours that nobody here watches: usually none. Whose they are is found out in the lane: it may block."""
-        return set(trees.orphans()) - self._leaders.keys()
+        """Children of ours that nobody here watches: usually none. Whose they are is found out in the lane: it may block.
+
+        Read once for all exits that the loop heard of at the same time: whoever lost its parent by one of them is with us by then.
+        """
+        if self._orphans is None:
+            self._orphans = set(trees.orphans())
+            self._loop.call_soon(self._forget_orphans)
+        return self._orphans - self._leaders.keys()
+
+    def _forget_orphans(self) -> None:
+        self._orphans = None
 
     def _end(self, id: InstanceId, watched: _Watched) -> None:
         watched.ending = True

@@ -26,7 +26,7 @@ from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import pressure
 from supervisor.mechanism.listening import Found, Listening, find
 from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, targets
-from supervisor.mechanism.readiness import readiness
+from supervisor.mechanism.readiness import LIVED_S, readiness
 from supervisor.mechanism.sockdiag import SockDiag
 from supervisor.mechanism.vitals import Sampler, Vitals
 from supervisor.mechanism.watched import DENSE_FOR_S, WatchedInstance, WatchedProgram
@@ -131,7 +131,7 @@ class Watcher:
         program.take(program.rules(now))
         program.unsee("", now)  # who owns a connection was not looked for while one was alone
         instance.next_find = now + FIND_AT_S[0]
-        self._plan(program, now)
+        self._plan(program, now + LIVED_S if program.lives_to_be_ready else now)
 
     def resume(self, id: InstanceId) -> None:
         """It was ready under an earlier supervisor: nothing is known of the time since, so nothing is concluded from it."""
@@ -340,7 +340,9 @@ class Watcher:
             wants.append(now + min(LIGHT_S, max(QUEUE_S, program.settings.health.every_s)))
         for instance in program.instances.values():
             if instance.ready is None:
-                wants.append(now + (_start_ask_s(now - instance.spawned)))
+                age_s = now - instance.spawned
+                unasked_s = max(LIVED_S - age_s, QUEUE_S) if program.lives_to_be_ready else 0.0
+                wants.append(now + max(_start_ask_s(age_s), unasked_s))
             elif instance.dense_until > now:
                 wants.append(now + max(self._dense_s(instance, now), LOOK_SHARE * program.look_s))
             elif instance.sight.owing:

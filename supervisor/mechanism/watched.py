@@ -109,6 +109,12 @@ class WatchedProgram:
         return len(self.instances) > 1
 
     @property
+    def lives_to_be_ready(self) -> bool:
+        """Whether nothing else can tell that one is ready, unless it says so: there is nothing to look for before that."""
+        health = self.settings.health
+        return not (health.http or health.tcp or health.command or health.heartbeat or self.sockets)
+
+    @property
     def watched(self) -> bool:
         """Whether there is something that could tell of movement."""
         health = self.settings.health

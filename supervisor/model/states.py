@@ -337,6 +337,8 @@ class Fleet:
     escalation: tuple[EscalationStep, ...] = ()
     draining: bool = False
     hurried: bool = False
+    changed: tuple[str, ...] = ()  # the programs that the newest step changed, or took away
+    needed_by: dict[str, tuple[str, ...]] = field(default_factory=dict)  # who has whom in `after`
     incidents: int = 0  # the highest number given
     numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet
     causes: dict[str, tuple[Known, ...]] = field(default_factory=dict)  # what is remembered of them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from supervisor.model import (
     Applied,
@@ -27,7 +27,7 @@ from supervisor.model import (
 from supervisor.policy import program as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import Order, World, gone
+from supervisor.policy.wanted import World, gone
 
 Matter = tuple[bool, bool]
 
@@ -40,11 +40,13 @@ def step(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Effect, .
 
     Only the programs that the event names are settled, those whose own wake is due, and the neighbours in `after` of what changed.
     """
+    before = fleet.programs
     heard, names = _hear(fleet, event, now)
     due = [name for name, wake in fleet.wakes.items() if wake <= now]
     known = {name: _matters(program) for name in (*names, *due) if (program := fleet.programs.get(name)) is not None}
-    fleet, effects = _settle(heard, dict.fromkeys((*names, *due)), known, now)
-    return fleet, effects, min(fleet.wakes.values(), default=None)
+    fleet, effects, settled = _settle(heard, dict.fromkeys((*names, *due)), known, now)
+    changed = tuple(name for name in settled if fleet.programs.get(name) is not before.get(name))
+    return replace(fleet, changed=changed), effects, min(fleet.wakes.values(), default=None)
 
 
 def drained(fleet: Fleet) -> bool:
@@ -90,16 +92,27 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
     for name, known in fleet.programs.items():
         if name not in programs:
             programs[name] = replace(known, removed=True, wanted=Wanted.DOWN)
-    return replace(fleet, programs=programs, escalation=event.escalation)
+    return replace(fleet, programs=programs, escalation=event.escalation, needed_by=_needed_by(programs))
 
 
-def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now: float) -> tuple[Fleet, tuple[Effect, ...]]:
-    """known: what neighbours knew of each program before the event."""
+def _needed_by(programs: Mapping[str, Program]) -> dict[str, tuple[str, ...]]:
+    """For each program that others have in `after`: which ones."""
+    found: dict[str, tuple[str, ...]] = {}
+    for needing, program in programs.items():
+        for name in program.settings.after:
+            found[name] = (*found.get(name, ()), needing)
+    return found
+
+
+def _settle(
+    fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now: float
+) -> tuple[Fleet, tuple[Effect, ...], Iterable[str]]:
+    """known: what neighbours knew of each program before the event. The names of all that were settled come back too."""
     effects: list[Effect] = []
     programs, wakes, incidents = dict(fleet.programs), dict(fleet.wakes), fleet.incidents
     numbers, causes, releases = fleet.numbers, fleet.causes, fleet.releases
     left = 10 * len(programs) + 10  # each change of a program settles its neighbours again: far more than any order needs
-    order = Order(programs)
+    needed_by, settled = fleet.needed_by, dict(names)
     queue, queued = deque(names), set(names)
     while queue:
         left -= 1
@@ -109,7 +122,7 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
         if name not in programs:
             continue
         clock = Clock(now)
-        world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents, order)
+        world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents, needed_by)
         program, more, incidents = one.settle(programs[name], world, clock)
         effects += more
         programs[name] = program
@@ -125,11 +138,12 @@ def _settle(fleet: Fleet, names: dict[str, None], known: dict[str, Matter], now:
         matter = _matters(program)
         if known.get(name) != matter or name not in programs:
             known[name] = matter
-            neighbours = dict.fromkeys((*order.needing(name), *program.settings.after))
+            neighbours = dict.fromkeys((*needed_by.get(name, ()), *program.settings.after))
+            settled |= neighbours
             queue += [other for other in neighbours if other not in queued]
             queued.update(neighbours)
     fleet = replace(fleet, programs=programs, wakes=wakes, incidents=incidents, numbers=numbers, causes=causes, releases=releases)
-    return fleet, tuple(effects)
+    return fleet, tuple(effects), settled
 
 
 def _matters(program: Program) -> Matter:

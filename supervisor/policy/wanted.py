@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from supervisor.model import (
     Act,
@@ -29,25 +29,6 @@ COMPANY = 1.5  # patience, once others lived beside it: they compete for the pro
 SERVED = 3.0  # patience while another serves or starts: nobody waits for this one
 
 
-class Order:
-    """Who has whom in `after`: read from all programs when it is asked for first, so that a step reads it once or never."""
-
-    __slots__ = ("_needing", "_programs")
-
-    def __init__(self, programs: Mapping[str, Program]) -> None:
-        self._programs = programs
-        self._needing: dict[str, list[str]] | None = None
-
-    def needing(self, name: str) -> Sequence[str]:
-        """The names of the programs that have `name` in `after`."""
-        if self._needing is None:
-            self._needing = {}
-            for needing, program in self._programs.items():
-                for other in program.settings.after:
-                    self._needing.setdefault(other, []).append(needing)
-        return self._needing.get(name, ())
-
-
 @dataclass(frozen=True, slots=True)
 class World:
     """What a program may know of the rest of the fleet."""
@@ -57,7 +38,7 @@ class World:
     draining: bool = False
     hurried: bool = False
     incidents: int = 0  # the highest number given
-    order: Order | None = None  # where many ask, for one reading
+    needed_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who has whom in `after`
 
 
 def wanted(program: Program, world: World) -> int:
@@ -161,8 +142,7 @@ def gone(program: Program) -> bool:
 
 def dependents(program: Program, world: World) -> tuple[Program, ...]:
     """The programs that name this one in `after`."""
-    order = world.order or Order(world.programs)
-    return tuple(world.programs[name] for name in order.needing(program.settings.name) if name in world.programs)
+    return tuple(world.programs[name] for name in world.needed_by.get(program.settings.name, ()) if name in world.programs)
 
 
 def may_leave(program: Program, world: World) -> bool:
