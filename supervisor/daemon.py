@@ -423,7 +423,6 @@ class Daemon:
                 self._watcher.forget(event.id)
                 self._systemd.unstore(_kept_instance(event.id))
                 self._bury(event, before.get(event.id.program))
-                self._leaders = {pid: id for pid, id in self._leaders.items() if id != event.id}
                 self._starter.unborn(event.id)
                 if event.id.program == self._exit_with:
                     self._end_with(event, program)
@@ -448,6 +447,8 @@ class Daemon:
     def _bury(self, event: Exited, program: Program | None) -> None:
         """Of one that ended by itself it is found out why; the others were asked to."""
         dead = None if program is None else next((i for i in program.instances if i.id == event.id), None)
+        if dead is not None and dead.pid is not None:
+            self._leaders.pop(dead.pid, None)
         if program is not None and dead is not None and dead.state in (State.STARTING, State.READY, State.SUSPECT):
             self._job(self._witness.ended(program, dead, event.words))
         else:

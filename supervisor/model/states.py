@@ -337,7 +337,7 @@ class Fleet:
     escalation: tuple[EscalationStep, ...] = ()
     draining: bool = False
     hurried: bool = False
-    changed: tuple[str, ...] = ()  # the programs that the newest step changed, or took away
+    changed: tuple[str, ...] = field(default=(), compare=False)  # the programs that the newest step changed, or took away
     needed_by: dict[str, tuple[str, ...]] = field(default_factory=dict)  # who has whom in `after`
     incidents: int = 0  # the highest number given
     numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet

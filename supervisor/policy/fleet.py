@@ -50,8 +50,8 @@ def step(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Effect, .
 
 
 def drained(fleet: Fleet) -> bool:
-    """Whether a shutdown has come to its end: nothing lives but what cannot be killed."""
-    return fleet.draining and all(gone(program) for program in fleet.programs.values())
+    """Whether a shutdown has come to its end: nothing lives but what cannot be killed. The last one usually ends last."""
+    return fleet.draining and all(gone(program) for program in reversed(fleet.programs.values()))
 
 
 def _hear(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, Iterable[str]]:
