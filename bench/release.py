@@ -104,7 +104,7 @@ def _judge(report: Report, case: Case) -> None:
     ends = [entry for entry in run.story if entry.get("event") in ENDS]
     if not ends:
         raise GroundError(f"{case.name}: it was not given up: {run.story[-5:]}")
-    report.add(case.name, "until the link names the good one for good", _wall(ends[-1]) - run.began_wall, "s")
+    report.add(case.name, "until it is given up, and its link back", _wall(ends[-1]) - run.began_wall, "s")
     gap_s = longest_gap_s(run.requests, run.began, run.ended)
     boots = [entry for entry in run.story if entry.get("event") == "instance.ready"]
     report.add(case.name, "longest gap between answers", gap_s, "s", remark=f"{len(boots)} boots")
