@@ -113,7 +113,6 @@ PAIRS: dict[str, tuple[str, ...]] = {
     "sync": (*(f"spin-{name}" for name in _SPINS), *_WSGI, "overload", "starved", "throttled"),
     "sync4": (
         "spin-arithmetic",
-        "spin-native",
         "spin-allocate",
         "one-spins",
         "one-locked",

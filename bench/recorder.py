@@ -41,7 +41,7 @@ HANG = HangSettings(blocked_s=15.0, worker_s=15.0)  # defaults, but for those th
 HEALTH = HealthSettings(http="/health")
 CALM_S = 4.0
 AFTER_S = {Limit.CERTAIN: 14.0, Limit.BLOCKED: 19.0, Limit.WORKER: 19.0, Limit.NONE: 14.0}
-SPUN_LIMIT_S = 24.0  # what spins is recorded until it has had the processor for its limit: on a busy machine that takes longer
+SPUN_LIMIT_S = 44.0  # what spins is recorded until it has had the processor for its limit: on a busy machine that takes longer
 OWED_SHARE = 0.5  # of a processor that it must have had: with less it is starved, and says nothing of loops
 BOOT_S = 4.0  # recorded after a slow boot
 RATE = 5.0
@@ -88,7 +88,8 @@ async def record(server: Server, fault: Fault, where: Path) -> tuple[Label, Reco
                 raise GroundError(f"{server.name}: no answer; {(where / 'log').read_text()[-500:]}") from None
             began = await _live(server, fault, child.pid, listener.getsockname()[1], facts)
     had_s = spun_s(facts, began, HANG.certain_s)
-    if _spins(fault) and (had_s is None or had_s > HANG.certain_s / OWED_SHARE):
+    rivals = 1 if fault.lone else server.slots / (os.cpu_count() or 1)  # its own workers take the processors from each other
+    if _spins(fault) and (had_s is None or had_s > HANG.certain_s / OWED_SHARE * max(1.0, rivals)):
         raise GroundError("others kept it from the processor for most of the time: record it when the machine is less busy")
     label = Label(server=server.name, fault=fault.name, began=began, expected=fault.expected, limit=limit_of(server, fault))
     return label, Recording(spawned, tuple(facts))
