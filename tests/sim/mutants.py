@@ -15,7 +15,6 @@ from supervisor.model import (
     Applied,
     Blame,
     Build,
-    Candidate,
     DeployAsked,
     Effect,
     Event,
@@ -124,7 +123,7 @@ def _deceived(policy: Policy, there: Change, back: Change) -> Policy:
 
     def step(fleet: Fleet, event: Event, now: float) -> Result:
         if isinstance(event, Applied):
-            candidates = tuple(Candidate(there(c.settings), c.release, c.directory) for c in event.programs)
+            candidates = tuple(replace(c, settings=there(c.settings)) for c in event.programs)
             event = replace(event, programs=candidates)
         after, effects, wake = policy.step(changed(fleet, there), event, now)
         return changed(after, back), effects, wake
@@ -237,7 +236,7 @@ def shutdown_forgets_the_order(policy: Policy) -> Policy:
         after, effects, wake = policy.step(_without_order(fleet), event, now)
         for name, program in after.programs.items():
             after = _with_program(after, replace(program, settings=replace(program.settings, after=orders[name])))
-        return after, effects, wake
+        return replace(after, needed_by=fleet.needed_by), effects, wake
 
     return replace(policy, step=step)
 
@@ -245,7 +244,7 @@ def shutdown_forgets_the_order(policy: Policy) -> Policy:
 def _without_order(fleet: Fleet) -> Fleet:
     for program in fleet.programs.values():
         fleet = _with_program(fleet, replace(program, settings=replace(program.settings, after=())))
-    return fleet
+    return replace(fleet, needed_by={})
 
 
 def killed_once(policy: Policy) -> Policy:
