@@ -32,11 +32,15 @@ class Judged:
 
 
 def replay(spawned: float, facts: Iterable[Fact]) -> Iterator[Judged]:
-    """The verdict after each sample of the tree, at most one each JUDGE_S, from the start on."""
+    """The verdict after each sample of the tree, at most one each JUDGE_S, and after the last one, from the start on."""
     sight = Sight(spawned)
-    last = -math.inf
+    sampled = judged = -math.inf
     for fact in facts:
         sight.take(fact)
-        if isinstance(fact, TreeSample) and fact.at - last >= JUDGE_S - SLACK_S:
-            last = fact.at
-            yield Judged(fact.at, sight.judge(fact.at))
+        if isinstance(fact, TreeSample):
+            sampled = fact.at
+            if sampled - judged >= JUDGE_S - SLACK_S:
+                judged = sampled
+                yield Judged(sampled, sight.judge(sampled))
+    if sampled > judged:
+        yield Judged(sampled, sight.judge(sampled))
