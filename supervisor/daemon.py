@@ -366,7 +366,8 @@ class Daemon:
             told = []
             while self._events:
                 told.append(self._turn(self._events.popleft()))
-            for now, event, effects in told:
+            for now, event, effects, before in told:
+                self._aftermath(event, before)
                 self._tell(now, event, effects)
         finally:
             self._turning = False
@@ -377,8 +378,8 @@ class Daemon:
         if drained(self._fleet):
             self.ended.set()
 
-    def _turn(self, event: Event) -> tuple[float, Event, tuple[Effect, ...]]:
-        """Decide and do; what is to be told of it comes back."""
+    def _turn(self, event: Event) -> tuple[float, Event, tuple[Effect, ...], Mapping[str, Program]]:
+        """Decide and do; what is to be told of it comes back, with the programs as they were."""
         before, now = self._fleet.programs, time.monotonic()
         self._fleet, effects, wake = step(self._fleet, event, now)
         for effect in effects:
@@ -387,13 +388,12 @@ class Daemon:
         for name in self._fleet.changed:
             if (program := self._fleet.programs.get(name)) is not None:
                 self._write_handover(name, program, now)
-        self._aftermath(event, before)
         for effect in effects:
             self._perform(effect)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if wake is None else self._loop.call_at(wake, self.post, Woke())
-        return now, event, effects
+        return now, event, effects, before
 
     def _tell(self, now: float, event: Event, effects: tuple[Effect, ...]) -> None:
         """Write down what happened and what was done, and say it."""
@@ -414,7 +414,7 @@ class Daemon:
             self._unwritten.discard(name)
 
     def _aftermath(self, event: Event, before: Mapping[str, Program]) -> None:
-        """What an event means for the mechanisms themselves."""
+        """What an event means for the mechanisms themselves; after the deeds, for a customer may wait for those."""
         match event:
             case Exited() if not self._lives(event.id):
                 program = self._fleet.programs.get(event.id.program)

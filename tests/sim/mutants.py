@@ -102,18 +102,6 @@ def trees_left_running(policy: Policy) -> Policy:
     return replace(policy, reborn=reborn)
 
 
-def kill_forgotten(policy: Policy) -> Policy:
-    """A new supervisor believes that what the dead one had decided was done: nothing is asked again."""
-
-    def reborn(record: Fleet, written: Written, unborn: Collection[InstanceId], memory: Memory) -> Fleet:
-        after = policy.reborn(record, written, unborn, memory)
-        known = {i.id: i for p in record.programs.values() for i in p.instances}
-        programs = {n: replace(p, instances=tuple(known[i.id] for i in p.instances)) for n, p in after.programs.items()}
-        return replace(after, programs=programs)
-
-    return replace(policy, reborn=reborn)
-
-
 def _deceived(policy: Policy, there: Change, back: Change) -> Policy:
     """Policy sees other settings than the operator wrote."""
 
@@ -540,7 +528,6 @@ MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     no_id_check,
     number_reused,
     trees_left_running,
-    kill_forgotten,
     relief_budget_ignored,
     ceiling_ignored,
     busy_one_killed,
