@@ -1,4 +1,4 @@
-"""How one message reaches one channel: `command:`, `webhook:`, `journal:`. Blocking, for a lane; each try has one deadline for all of it.
+"""How one message reaches one channel: `command:`, `webhook:`, `journal:`, and through apprise what it knows. Blocking, for a lane.
 
 A channel is written as its kind, a colon, and where to. What a channel is given is what people may read: the words are escaped already,
 and where a message goes (which may hold a token) is never repeated whole. Whatever goes wrong is a `ChannelError` with one sentence.
@@ -6,73 +6,47 @@ and where a message goes (which may hold a token) is never repeated whole. Whate
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import selectors
+import base64
+import binascii
+import hashlib
+import hmac
 import shlex
-import signal
-import socket
-import subprocess
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Protocol
-from urllib.parse import SplitResult, urlsplit
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import urlsplit
 
-import h11
 import msgspec
 
-from supervisor.notify import OURS
+from supervisor.alerts.child import ending, hand_over
+from supervisor.alerts.http import Endpoint
+from supervisor.alerts.message import Channel, ChannelError, Message, page, title
+from supervisor.readers import OTHER_CHANNELS
 
-ERROR_BYTES = 4096  # of what a failing command or server said, for the sentence
-BLOCK_BYTES = 16 * 1024
-PIPE_BYTES = 64 * 1024  # all that a pipe holds: what a command said before its end is there in one read
-
-
-class ChannelError(Exception):
-    """The message did not get through. `lasting`: no further try can help."""
-
-    def __init__(self, text: str, *, lasting: bool = False) -> None:
-        super().__init__(text)
-        self.lasting = lasting
+NOT_NOW = (408, 425, 429)  # of the 4xx those that ask for another try
+SECRET_MARK = "whsec_"  # before a secret in base64 (standardwebhooks.com); without it the text itself is the key
+MISSING, UNUSABLE = 69, 64  # exit codes of sysexits.h: apprise is not there; it does not understand the channel
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What people read. `id` is the same for each try of the same message on the same channel, and for no other."""
+def channel(target: str, log: Callable[[str], None], secret_file: str = "") -> Channel:
+    """The channel that is written so. Raises ChannelError, lasting.
 
-    id: str
-    incident: int
-    program: str
-    key: str
-    step: int
-    severity: str
-    text: str
-    host: str
-    since: str  # RFC 3339
-    commands: tuple[str, ...]
-    runbook: str
-
-
-class Channel(Protocol):
-    def send(self, message: Message, deadline_s: float) -> None:
-        """Hand it over within `deadline_s` seconds. Returns once the other side has taken it; raises ChannelError."""
-        ...
-
-
-def channel(target: str, log: Callable[[str], None]) -> Channel:
-    """The channel that is written so. Raises ChannelError, lasting."""
+    secret_file  with whose content webhooks are signed; "" signs none
+    """
     kind, _, rest = target.partition(":")
     match kind:
         case "command":
             return Command(rest)
         case "webhook":
-            return Webhook(rest)
+            return Webhook(rest, secret_file)
         case "journal":
             return Journal(log)
+        case _ if kind in OTHER_CHANNELS:
+            return Apprise(target)
         case _:
-            raise ChannelError(f"{named(target)} cannot be told yet: write command:, webhook: or journal:", lasting=True)
+            raise ChannelError(f"{named(target)} is no known way to tell people", lasting=True)
 
 
 def named(target: str) -> str:
@@ -110,151 +84,67 @@ class Command:
             raise ChannelError("command: names no command", lasting=True)
 
     def send(self, message: Message, deadline_s: float) -> None:
-        deadline = time.monotonic() + deadline_s
-        environ = {name: value for name, value in os.environ.items() if name not in OURS}
-        environ |= {f"REVIVER_{name.upper()}": str(value) for name, value in asdict(message).items() if name != "commands"}
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(open(os.memfd_create("message"), "w+b"))  # a file: no reader can hold us up
-            source.write(msgspec.json.encode(message))
-            source.seek(0)
-            try:
-                child = subprocess.Popen(
-                    self._words,
-                    stdin=source,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    env=environ,
-                    start_new_session=True,
-                )
-            except OSError as problem:
-                raise ChannelError(f"cannot run {self._words[0]}: {problem.strerror}") from problem
-            with child:
-                said = _watch(child, deadline)
-        if said is None:
-            raise ChannelError(f"{self._words[0]} did not end within {deadline_s:g} s and was killed")
-        if child.returncode != 0:
-            raise ChannelError(f"{self._words[0]} {_ending(child.returncode)}{_saying(said)}")
-
-
-def _watch(child: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-    """Wait for its end, reading the last it says on stderr so that it never blocks on us. None: its group was killed at the deadline."""
-    assert child.stderr is not None
-    said = b""
-    os.set_blocking(child.stderr.fileno(), False)
-    pidfd = os.pidfd_open(child.pid)
-    with contextlib.closing(selectors.DefaultSelector()) as selector:
-        selector.register(pidfd, selectors.EVENT_READ)
-        selector.register(child.stderr, selectors.EVENT_READ)
-        ended = False
-        while not ended:
-            ready = {key.fileobj for key, _ in selector.select(max(deadline - time.monotonic(), 0.0))}
-            if not ready:
-                os.killpg(child.pid, signal.SIGKILL)
-                break
-            ended = pidfd in ready
-            with contextlib.suppress(BlockingIOError):
-                piece = os.read(child.stderr.fileno(), PIPE_BYTES)
-                said = (said + piece)[-ERROR_BYTES:]
-                if not piece and child.stderr in ready:
-                    selector.unregister(child.stderr)
-    os.close(pidfd)
-    child.wait()
-    return said if ended else None
-
-
-def _ending(code: int) -> str:
-    return f"failed with exit code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
-
-
-def _saying(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
+        fields = {f"REVIVER_{name.upper()}": str(value) for name, value in asdict(message).items() if name != "commands"}
+        code, said = hand_over(self._words, msgspec.json.encode(message), fields, deadline_s)
+        if code:
+            raise ChannelError(f"{self._words[0]} {ending(code)}" + (f": {said}" if said else ""))
 
 
 class Webhook:
-    """POST of the message as JSON; 200-299 is delivered. https is verified; redirects are not followed; `Idempotency-Key` is the id."""
+    """POST of the message as JSON; 200-299 is delivered. `Idempotency-Key` and `webhook-id` are the message's id.
 
-    def __init__(self, url: str) -> None:
+    With a secret it is signed as standardwebhooks.com has it: HMAC-SHA256 over id, time and body, in `webhook-signature`.
+    """
+
+    def __init__(self, url: str, secret_file: str = "") -> None:
         """Raises ChannelError, lasting."""
-        if not url.isascii():
-            raise ChannelError("a webhook's address is written in ASCII: percent-encode its path", lasting=True)
-        try:
-            self._url = urlsplit(url)
-            self._port = self._url.port or (443 if self._url.scheme == "https" else 80)
-        except ValueError as problem:
-            raise ChannelError(f"the webhook's address cannot be read: {problem}", lasting=True) from problem
-        if self._url.scheme not in ("http", "https") or not self._url.hostname:
-            raise ChannelError("a webhook is written webhook:https://host/path", lasting=True)
-        self._host = self._url.hostname
+        self._endpoint = Endpoint(url, "webhook")
+        self._secret_file = secret_file
 
     def send(self, message: Message, deadline_s: float) -> None:
-        deadline = time.monotonic() + deadline_s
         body = msgspec.json.encode(message)
-        try:
-            with self._connected(deadline) as connection:
-                status = _post(connection, self._request(message, len(body)), body, deadline)
-        except TimeoutError as problem:
-            raise ChannelError(f"{self._host} did not answer within {deadline_s:g} s") from problem
-        except OSError as problem:  # also TLS: ssl.SSLError is one
-            raise ChannelError(f"cannot reach {self._host} port {self._port}: {problem.strerror or problem}") from problem
-        except h11.ProtocolError as problem:
-            raise ChannelError(f"{self._host} does not speak HTTP: {problem}") from problem
+        headers = {"Content-Type": "application/json", "Idempotency-Key": message.id, "webhook-id": message.id}
+        if self._secret_file:
+            moment = f"{time.time():.0f}"
+            signature = sign(_secret(self._secret_file), message.id, moment, body)
+            headers |= {"webhook-timestamp": moment, "webhook-signature": signature}
+        status = self._endpoint.ask("POST", headers, body, deadline_s)
         if not 200 <= status <= 299:
             moved = ", and redirects are not followed" if 300 <= status <= 399 else ""
-            raise ChannelError(f"{self._host} answered {status}{moved}")
-
-    def _request(self, message: Message, length: int) -> h11.Request:
-        return h11.Request(
-            method="POST",
-            target=_target(self._url),
-            headers=[
-                ("Host", self._url.netloc.rpartition("@")[2]),
-                ("User-Agent", "reviver"),
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(length)),
-                ("Idempotency-Key", message.id),
-                ("Connection", "close"),
-            ],
-        )
-
-    def _connected(self, deadline: float) -> socket.socket:
-        """Name resolution has no deadline of its own: it blocks this channel's lane, and no other."""
-        plain = socket.create_connection((self._host, self._port), timeout=_left(deadline))
-        if self._url.scheme == "http":
-            return plain
-        import ssl  # for start-up time and 3 MiB: only where https is used
-
-        plain.settimeout(_left(deadline))
-        try:
-            return ssl.create_default_context().wrap_socket(plain, server_hostname=self._host)
-        except OSError:
-            plain.close()
-            raise
+            refused = 400 <= status <= 499 and status not in NOT_NOW
+            raise ChannelError(f"{self._endpoint.host} answered {status}{moved}", refused=refused)
 
 
-def _post(connection: socket.socket, request: h11.Request, body: bytes, deadline: float) -> int:
-    """The status of the answer. One deadline for all of it, however slowly the bytes drip."""
-    http = h11.Connection(h11.CLIENT)
-    connection.settimeout(_left(deadline))
-    connection.sendall(b"".join(http.send(part) or b"" for part in (request, h11.Data(data=body), h11.EndOfMessage())))
-    while True:
-        event = http.next_event()
-        if isinstance(event, h11.Response):
-            return event.status_code
-        if event is h11.NEED_DATA:
-            connection.settimeout(_left(deadline))
-            piece = connection.recv(BLOCK_BYTES)
-            if not piece:
-                raise ConnectionResetError(errno.ECONNRESET, "it closed the connection without an answer")
-            http.receive_data(piece)
+def sign(secret: bytes, id: str, moment: str, body: bytes) -> str:
+    """The value of `webhook-signature`. moment: whole seconds since the epoch, so that an old message cannot be sent again."""
+    digest = hmac.new(secret, b".".join((id.encode(), moment.encode(), body)), hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"
 
 
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+def _secret(path: str) -> bytes:
+    """The key in the file, read for each message: a new one needs no restart. Raises ChannelError: nothing is sent unsigned."""
+    try:
+        text = Path(path).read_text().strip()
+        key = base64.b64decode(text.removeprefix(SECRET_MARK), validate=True) if text.startswith(SECRET_MARK) else text.encode()
+    except (OSError, UnicodeDecodeError, binascii.Error) as problem:
+        why = getattr(problem, "strerror", None) or "it is no text, or no base64"
+        raise ChannelError(f"cannot read the secret in {path}: {why}") from problem
+    if not key:
+        raise ChannelError(f"the secret in {path} is empty")
+    return key
 
 
-def _target(url: SplitResult) -> str:
-    return (url.path or "/") + (f"?{url.query}" if url.query else "")
+class Apprise:
+    """Mail, chats and pagers, through the apprise library in a process of its own: it is too big for the daemon."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def send(self, message: Message, deadline_s: float) -> None:
+        order = {"target": self._target, "id": message.id, "severity": message.severity, "over": message.key == "over"}
+        order |= {"title": title(message), "body": page(message)}
+        words = (sys.executable, "-P", "-m", "supervisor.alerts.apprise_child")
+        code, said = hand_over(words, msgspec.json.encode(order), {}, deadline_s)
+        if code:
+            why = said or f"the process that runs apprise {ending(code)}"
+            raise ChannelError(f"{named(self._target)} {why}", lasting=code in (MISSING, UNUSABLE))

@@ -1,8 +1,10 @@
-"""From a `Tell` to its channels: written down before it is sent, tried again for some minutes, one message for one fact and channel.
+"""From a `Tell` to its channels: written down before it is sent, tried until it is taken, one message for one fact and channel.
 
-Each channel has its own lane, so that one that hangs delays no other; within a channel messages keep their order. What a life of the
-supervisor wrote down and did not see delivered is sent by the next one. The only doubling that remains is a death between a channel's
-yes and the note of it: the message carries an id, by which a receiver can tell. A disk that takes nothing does not hold up a message.
+Each channel has its own lane, so that one that hangs delays no other; within a channel messages keep their order. A channel that is down
+is tried for a day; what waited meanwhile comes as one message when it is back. What a life of the supervisor wrote down and did not see
+delivered is sent by the next one. The only doubling that remains is a death between a channel's yes and the note of it: the message
+carries an id, by which a receiver can tell. A disk that takes nothing does not hold up a message. A channel that fails for long is
+told through the others.
 """
 
 from __future__ import annotations
@@ -12,51 +14,122 @@ import hashlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import tenacity
 
-from supervisor.alerts.channels import Channel, ChannelError, Message, channel, named
+from supervisor.alerts.channels import channel, named
+from supervisor.alerts.message import ChannelError, Message
+from supervisor.alerts.message import group as grouped
 from supervisor.lanes import Lane
 from supervisor.model import Tell
 from supervisor.records.journal import Journal, Letter
 from supervisor.records.log import escaped, utc
 
-LANES_LIMIT = 16  # channels beyond it share: none is left out, some may wait for another
-LETTERS_LIMIT = 200  # messages that wait in one lane; the rest stay in the outbox for the next start
+LANES_LIMIT = 64  # channels beyond it share: none is left out, some may wait for another
+LETTERS_LIMIT = 1000  # messages that wait for one channel; the rest stay in the outbox for the next start
 KNOWN_LIMIT = 10_000  # messages remembered as told, for the case that the journal cannot say
 WRITTEN_S = 2.0  # that a message waits for the disk before it is sent all the same
-TEXT_LIMIT = 4000  # characters of a text; it is one sentence, a hostile program's name in it is not
+TEXT_LIMIT = 4000  # characters of a text; it is one screen, a hostile program's name in it is not
 STALE_S = 24 * 3600.0  # a message that old is no news any more
+GROUP_AGE_S = 60.0  # what has waited longer than this comes as one message
+GROUP_LIMIT = 50  # messages in one
+GROUP_CHARACTERS = 12_000  # of their texts together: what mail, chats and pagers take
+TICK_S = 1e-6  # between two messages of one instant, so that their order stands in the outbox: a float of today tells 2.4e-7 apart
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How delivery is tried: each try has `deadline_s`; between tries `first_s`, doubled with jitter up to `limit_s`; `total_s` in all,
-    counted from when it was told, and at least one try."""
+    """How delivery is tried: each try has `deadline_s`; between tries `first_s`, doubled with jitter up to `limit_s`, for STALE_S.
+
+    refused_s  the same for a message that the other side does not want; then the next one's turn comes
+    failing_s  so long a channel may fail before it is told through the others
+    """
 
     deadline_s: float = 15.0
     first_s: float = 1.0
     limit_s: float = 60.0
-    total_s: float = 600.0
+    refused_s: float = 600.0
+    failing_s: float = 120.0
+
+
+class Clock:
+    """The time, as delivery sees it."""
+
+    def mono(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    def wait(self, event: threading.Event, seconds: float) -> None:
+        """Until the event is set, at most so long."""
+        event.wait(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """How a channel is: its name for people, messages that wait, and since when (wall) and why it fails."""
+
+    name: str
+    waiting: int
+    failing_wall: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    letter: Letter
+    written: Future[frozenset[str]] | None  # None: an earlier life saw to that
+    since: float  # monotonic, in this life
+
+
+@dataclass(slots=True)
+class _Box:
+    """One channel's letters, in order. The lock is held for moments alone; only the box's lane sends."""
+
+    target: str
+    lane: Lane
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    busy: bool = False
+    sending: int = 0  # letters in the one that is being sent
+    failed: float | None = None  # since when it fails, monotonic
+    failed_wall: float = 0.0
+    problem: str = ""
+    told: bool = False  # others were told that it fails
 
 
 class Delivery:
-    """Sends messages. `tell`, `resume` and `close` are for one thread; `report` is called from the lanes' threads."""
+    """Sends messages. `tell`, `resume`, `rehearse`, `use` and `close` are for one thread; `report` is called from the lanes' threads."""
 
-    def __init__(self, journal: Journal, report: Callable[[str], None], pace: Pace = Pace()) -> None:
-        """report gets a sentence when a channel fails for good, and when it works again; also what goes to `journal:`."""
+    def __init__(
+        self, journal: Journal, report: Callable[[str], None], pace: Pace = Pace(), clock: Clock = Clock(), secret_file: str = ""
+    ) -> None:
+        """report gets a sentence when a channel fails for long, and when it works again; also what goes to `journal:`.
+
+        secret_file  with whose content webhooks are signed, "" for none
+        """
         self._journal = journal
         self._report = report
         self._pace = pace
+        self._clock = clock
+        self._secret_file = secret_file
         self._host = socket.gethostname()
-        self._lanes: dict[str, Lane] = {}
+        self._lock = threading.Lock()  # of the boxes' dict, which a lane grows too when it tells others
+        self._boxes: dict[str, _Box] = {}
+        self._used: tuple[str, ...] = ()
         self._known: dict[tuple[int, str, int, str], None] = {}
-        self._failing: set[str] = set()  # a channel is here or not; only its own lane changes that
+        self._newest_wall = 0.0
         self._closing = threading.Event()
+
+    def use(self, targets: Sequence[str], secret_file: str = "") -> None:
+        """The channels of people on call, as they are configured now: who is told of one that fails, and what `states` tells of."""
+        self._used, self._secret_file = tuple(dict.fromkeys(targets)), secret_file
 
     def tell(self, tell: Tell, wall: float, runbook: str = "") -> None:
         """Write the message down and send it to its channels, each at most once for (incident, key, step)."""
@@ -66,32 +139,62 @@ class Delivery:
             key = (tell.incident, tell.key, tell.step, target)
             if key not in self._known:
                 self._known[key] = None
-                letters.append(Letter(*key, wall, msgspec.json.encode(self._message(tell, target, since, runbook))))
+                letters.append(Letter(*key, self._stamp(wall), msgspec.json.encode(self._message(tell, target, since, runbook))))
         while len(self._known) > KNOWN_LIMIT:
             del self._known[next(iter(self._known))]
-        fresh = self._journal.told(tell, wall, tuple(letters))
+        written = self._journal.told(tell, wall, tuple(letters))
         for letter in letters:
-            self._post(letter, fresh)
+            self._post(letter, written)
+
+    def rehearse(self, wall: float) -> None:
+        """Send a rehearsal through every channel that is used."""
+        text = f"a rehearsal: so an alert of Reviver on {self._host} reaches you. Nothing is wrong"
+        self._announce(self._used, f"rehearsal-{wall:.0f}", "info", text, wall)
 
     def resume(self) -> None:
         """Send what an earlier life wrote down and did not see delivered."""
         for letter in self._journal.undelivered():
             self._known[letter.incident, letter.key, letter.step, letter.channel] = None
-            written: Future[frozenset[str]] = Future()
-            written.set_result(frozenset({letter.channel}))
-            self._post(letter, written)
+            self._newest_wall = max(self._newest_wall, letter.told_wall)
+            if self._clock.wall() - letter.told_wall > STALE_S:
+                self._journal.settled(letter, "failed")
+                self._report(
+                    f"the message of {utc(letter.told_wall)} for {named(letter.channel)} is too old to be news: it is not sent"
+                )
+            else:
+                self._post(letter, None)
+
+    def states(self) -> tuple[ChannelState, ...]:
+        """How each channel is that is used or has something to send. From any thread."""
+        with self._lock:
+            boxes = dict(self._boxes)
+        states = []
+        for target in dict.fromkeys((*self._used, *boxes)):
+            box = boxes.get(target)
+            if box is None:
+                states.append(ChannelState(named(target), 0))
+                continue
+            with box.lock:
+                waiting = len(box.waiting) + box.sending
+                if waiting or target in self._used:
+                    wall = None if box.failed is None else box.failed_wall
+                    states.append(ChannelState(named(target), waiting, wall, box.problem if box.failed is not None else ""))
+        return tuple(states)
 
     def close(self, deadline_s: float) -> bool:
         """Finish the tries under way, begin none; what waits is sent by the next life. False when one takes longer. Blocks."""
         self._closing.set()
         deadline = time.monotonic() + deadline_s
-        ended = [lane.drain(max(deadline - time.monotonic(), 0.0)) for lane in self._lanes.values()]
+        ended = [box.lane.drain(max(deadline - time.monotonic(), 0.0)) for box in list(self._boxes.values())]
         return all(ended)
 
+    def _stamp(self, wall: float) -> float:
+        self._newest_wall = max(wall, self._newest_wall + TICK_S)
+        return self._newest_wall
+
     def _message(self, tell: Tell, target: str, since: float, runbook: str) -> Message:
-        where = hashlib.sha256(target.encode()).hexdigest()[:8]
         return Message(
-            id=f"{self._host}-{tell.incident}-{since:.0f}-{tell.key}-{tell.step}-{where}",
+            id=f"{self._host}-{tell.incident}-{since:.0f}-{tell.key}-{tell.step}-{_where(target)}",
             incident=tell.incident,
             program=tell.program,
             key=tell.key,
@@ -104,54 +207,166 @@ class Delivery:
             runbook=escaped(runbook),
         )
 
-    def _post(self, letter: Letter, fresh: Future[frozenset[str]]) -> None:
-        lane = self._lanes.get(letter.channel)
-        if lane is None:
-            if len(self._lanes) < LANES_LIMIT:
-                lane = Lane(f"alert-{len(self._lanes)}", limit=LETTERS_LIMIT)
-            else:
-                lane = list(self._lanes.values())[len(self._lanes) % LANES_LIMIT]
-            self._lanes[letter.channel] = lane
-        if not lane.put(self._deliver, letter, fresh):
+    def _announce(self, targets: Sequence[str], key: str, severity: str, text: str, wall: float) -> None:
+        """A message about Reviver itself. From any thread."""
+        letters = []
+        for target in targets:
+            id, since = f"{self._host}-{key}-{_where(target)}", utc(wall)
+            message = Message(id, 0, "reviver", key, 0, severity, text, self._host, since, ("reviver status",), "")
+            letters.append(Letter(0, key, 0, target, wall, msgspec.json.encode(message)))
+        written = self._journal.posted(tuple(letters))
+        for letter in letters:
+            self._post(letter, written)
+
+    def _post(self, letter: Letter, written: Future[frozenset[str]] | None) -> None:
+        box = self._box(letter.channel)
+        with box.lock:
+            full = len(box.waiting) >= LETTERS_LIMIT
+            if not full:
+                box.waiting.append(_Waiting(letter, written, self._clock.mono()))
+            idle, box.busy = not box.busy, True
+        if full:
             self._report(f"{named(letter.channel)} has {LETTERS_LIMIT} messages waiting: more are kept for the next start")
+        if idle:
+            box.lane.put(self._empty, box)
+
+    def _box(self, target: str) -> _Box:
+        with self._lock:
+            box = self._boxes.get(target)
+            if box is None:
+                count = len(self._boxes)
+                shared = list(self._boxes.values())[count % LANES_LIMIT].lane if count >= LANES_LIMIT else None
+                box = self._boxes[target] = _Box(target, shared or Lane(f"alert-{count}"))
+            return box
 
     # In the channel's lane.
 
-    def _deliver(self, letter: Letter, fresh: Future[frozenset[str]]) -> None:
-        with contextlib.suppress(TimeoutError):  # a dead disk must not silence us
-            if letter.channel not in fresh.result(WRITTEN_S):
-                return
+    def _empty(self, box: _Box) -> None:
+        """Send all that waits, in order."""
+        while (letter := self._next(box)) is not None and not self._closing.is_set():
+            self._deliver(box, letter)
+
+    def _next(self, box: _Box) -> Letter | None:
+        """The next letter to send; what has waited for long is made one. None: nothing waits."""
+        with box.lock:
+            box.sending = 0
+        while True:
+            with box.lock:
+                if not box.waiting:
+                    box.busy = False
+                    return None
+                first = box.waiting.popleft()
+                box.sending = 1
+            if self._is_new(first):
+                break
+        group = [first.letter, *self._companions(box, first)]
+        return first.letter if len(group) == 1 else self._grouped(box, group)
+
+    def _is_new(self, waiting: _Waiting) -> bool:
+        """Whether it is written down now for the first time; a dead disk, which cannot say, must not silence us."""
+        if waiting.written is None:
+            return True
+        with contextlib.suppress(TimeoutError):
+            return waiting.letter.channel in waiting.written.result(WRITTEN_S)
+        return True
+
+    def _companions(self, box: _Box, first: _Waiting) -> list[Letter]:
+        """Those behind it that are sent with it: none was tried yet, so nobody has seen one of them."""
+        old_wall = self._clock.wall() - GROUP_AGE_S
+        found: list[Letter] = []
+        characters = len(first.letter.body)
+        while first.letter.told_wall < old_wall and not first.letter.key.startswith("group-") and len(found) + 1 < GROUP_LIMIT:
+            with box.lock:
+                if not box.waiting or box.waiting[0].letter.key.startswith("group-"):  # one that was made one before stays as it is
+                    break
+                characters += len(box.waiting[0].letter.body)
+                if characters > GROUP_CHARACTERS:
+                    break
+                second = box.waiting.popleft()
+                box.sending += 1
+            if self._is_new(second):
+                found.append(second.letter)
+        return found
+
+    def _grouped(self, box: _Box, letters: list[Letter]) -> Letter:
+        """One letter instead of several, in the outbox too: the next life sends it under the same id."""
+        messages = [msgspec.json.decode(letter.body, type=Message) for letter in letters]
+        times = [utc(letter.told_wall) for letter in letters]
+        first, mark = letters[0], hashlib.sha256("".join(message.id for message in messages).encode()).hexdigest()[:12]
+        message = grouped(messages, times, f"{self._host}-group-{mark}-{_where(box.target)}")
+        one = Letter(first.incident, f"group-{mark}", first.step, box.target, first.told_wall, msgspec.json.encode(message))
+        with contextlib.suppress(TimeoutError):
+            self._journal.posted((one,), tuple(letters)).result(WRITTEN_S)
+        return one
+
+    def _deliver(self, box: _Box, letter: Letter) -> None:
         try:
-            self._try(letter)
+            self._try(box, letter)
         except ChannelError as problem:
-            if self._closing.is_set():
-                return
-            self._journal.settled(letter, "failed")
-            if letter.channel not in self._failing:
-                self._failing.add(letter.channel)
-                self._report(f"alerts through {named(letter.channel)} do not arrive: {escaped(str(problem))}")
+            if not self._closing.is_set():
+                self._journal.settled(letter, "failed")
+                self._fail(box, problem, for_good=True)
         else:
             self._journal.settled(letter, "delivered")
-            if letter.channel in self._failing:
-                self._failing.discard(letter.channel)
-                self._report(f"alerts through {named(letter.channel)} arrive again")
+            self._work_again(box)
 
-    def _try(self, letter: Letter) -> None:
+    def _try(self, box: _Box, letter: Letter) -> None:
         """Raises the ChannelError of the last try."""
-        age_s = time.time() - letter.told_wall
-        if age_s > STALE_S:
-            raise ChannelError(f"the message of {utc(letter.told_wall)} is too old to be news", lasting=True)
         message = msgspec.json.decode(letter.body, type=Message)
-        target: Channel = channel(letter.channel, self._report)
-        pace = self._pace
+        target = channel(letter.channel, self._report, self._secret_file)
+        pace, began = self._pace, self._clock.mono()
+
+        def enough(state: tenacity.RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome is not None else None
+            refused = isinstance(error, ChannelError) and error.refused
+            return self._closing.is_set() or self._clock.mono() - began > (pace.refused_s if refused else STALE_S)
+
         for attempt in tenacity.Retrying(
-            stop=tenacity.stop_after_delay(pace.total_s - age_s) | tenacity.stop_when_event_set(self._closing),
+            stop=enough,
             wait=tenacity.wait_exponential(multiplier=pace.first_s, max=pace.limit_s) + tenacity.wait_random(0, pace.first_s),
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, ChannelError) and not error.lasting),
-            sleep=tenacity.sleep_using_event(self._closing),
+            sleep=lambda seconds: self._clock.wait(self._closing, seconds),
             reraise=True,
         ):
             if self._closing.is_set():
                 raise ChannelError("the supervisor ends")
             with attempt:
-                target.send(message, pace.deadline_s)
+                try:
+                    target.send(message, pace.deadline_s)
+                except ChannelError as problem:
+                    self._fail(box, problem, for_good=False)
+                    raise
+
+    # How channels are.
+
+    def _fail(self, box: _Box, problem: ChannelError, *, for_good: bool) -> None:
+        """It failed: for long, or for good, is told."""
+        now, wall = self._clock.mono(), self._clock.wall()
+        with box.lock:
+            if box.failed is None:
+                box.failed, box.failed_wall = now, wall
+            box.problem = escaped(str(problem))
+            tell = not box.told and (for_good or now - box.failed >= self._pace.failing_s)
+            box.told = box.told or tell
+        if tell:
+            text = f"alerts through {named(box.target)} do not arrive: {box.problem}"
+            self._report(text)
+            self._tell_others(box, f"channel-{_where(box.target)}-{wall:.0f}", "critical", text, wall)
+
+    def _work_again(self, box: _Box) -> None:
+        with box.lock:
+            told, since_wall = box.told, box.failed_wall
+            box.failed, box.told = None, False
+        if told:
+            text = f"alerts through {named(box.target)} arrive again, for the first time since {utc(since_wall)}"
+            self._report(f"alerts through {named(box.target)} arrive again")
+            self._tell_others(box, f"channel-{_where(box.target)}-{since_wall:.0f}-again", "info", text, self._clock.wall())
+
+    def _tell_others(self, box: _Box, key: str, severity: str, text: str, wall: float) -> None:
+        others = [target for target in self._used if target != box.target and not target.startswith("journal:")]
+        if others:
+            self._announce(others, key, severity, text, wall)
+
+
+def _where(target: str) -> str:
+    return hashlib.sha256(target.encode()).hexdigest()[:8]

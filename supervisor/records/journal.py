@@ -65,6 +65,7 @@ ADD_INCIDENT = """INSERT INTO incidents VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT
   severity = max(severity, excluded.severity)"""
 END_INCIDENT = "UPDATE incidents SET over_wall = ? WHERE number = ?"
 ADD_LETTER = "INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?, ?, 'waiting')"
+REHEARSED = "SELECT max(told_wall) FROM outbox WHERE incident = 0 AND key LIKE 'rehearsal%'"
 SETTLE_LETTER = "UPDATE outbox SET state = ? WHERE incident = ? AND key = ? AND step = ? AND channel = ?"
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -122,6 +123,7 @@ class _Known:
     began: dict[int, float]
     last_incident: int
     undelivered: tuple[Letter, ...]
+    rehearsed_wall: float | None
 
 
 class _UnusableError(Exception):
@@ -150,11 +152,20 @@ class _Told:
     fresh: Future[frozenset[str]]
 
 
-_Item = _Row | _Happened | _Told
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """Letters of no incident; `instead`: those that they take the place of."""
+
+    letters: tuple[Letter, ...]
+    instead: tuple[Letter, ...]
+    fresh: Future[frozenset[str]]
+
+
+_Item = _Row | _Happened | _Told | _Posted
 
 
 class Journal:
-    """The writer: one per state directory. Adding is for the loop's thread, except `settled`, which any thread may call."""
+    """The writer: one per state directory. Adding is for the loop's thread, except `settled` and `posted`: any thread may call those."""
 
     def __init__(self, state_dir: str, lane: Lane, report: Callable[[str], None], *, keep_s: float | None = None) -> None:
         """Open the file, making it and its directory when missing. Blocks, for some milliseconds.
@@ -199,6 +210,10 @@ class Journal:
         """Messages that an earlier life wrote down and did not see delivered, oldest first."""
         return self._known.undelivered
 
+    def rehearsed_wall(self) -> float | None:
+        """When the last rehearsal of the channels was written down; None: never, or longer ago than is kept."""
+        return self._known.rehearsed_wall
+
     def causes(self) -> dict[str, tuple[Known, ...]]:
         """What is remembered of each program's causes, its instants on this boot's monotonic clock (before it: negative)."""
         offset_s = time.monotonic() - time.time()
@@ -233,9 +248,15 @@ class Journal:
         self._add(item, reserve=LETTERS_RESERVE)
         return item.fresh
 
+    def posted(self, letters: tuple[Letter, ...], instead: tuple[Letter, ...] = ()) -> Future[frozenset[str]]:
+        """Write letters of no incident; `instead` of others, in one transaction. The answer as that of `told`."""
+        item = _Posted(letters, instead, Future())
+        self._add(item, reserve=LETTERS_RESERVE)
+        return item.fresh
+
     def settled(self, letter: Letter, state: str) -> None:
         """A letter's fate: "delivered" or "failed"."""
-        self._add(_Row(SETTLE_LETTER, (state, letter.incident, letter.key, letter.step, letter.channel)), reserve=LETTERS_RESERVE)
+        self._add(_Row(SETTLE_LETTER, _fate(letter, state)), reserve=LETTERS_RESERVE)
 
     def close(self, deadline_s: float) -> bool:
         """Write what waits and close the file; False when the disk did not take it in time. Blocks."""
@@ -285,6 +306,9 @@ class Journal:
                         self._put_happened(base, item)
                     case _Told():
                         fresh.append((item.fresh, _put_told(base, item)))
+                    case _Posted(letters, instead):
+                        fresh.append((item.fresh, _put_letters(base, letters)))
+                        base.executemany(SETTLE_LETTER, [_fate(letter, "grouped") for letter in instead])
             if lost:
                 text = f"{lost} entries of the journal were lost" + (f": {problem}" if problem else "")
                 base.execute(ADD_STORY, (time.time(), time.monotonic(), self._boot, "reviver", "reviver", "journal.lost", text))
@@ -485,6 +509,7 @@ def _read_known(base: sqlite3.Connection) -> _Known:
         began=dict(base.execute("SELECT number, opened_wall FROM incidents WHERE over_wall IS NULL")),
         last_incident=base.execute("SELECT coalesce(max(number), 0) FROM incidents").fetchone()[0],
         undelivered=tuple(Letter(*row) for row in base.execute(waiting)),
+        rehearsed_wall=base.execute(REHEARSED).fetchone()[0],
     )
 
 
@@ -505,12 +530,21 @@ def _put_told(base: sqlite3.Connection, item: _Told) -> frozenset[str]:
     base.execute(ADD_INCIDENT, (tell.incident, tell.program, item.wall, int(tell.severity), escaped(tell.text)))
     if tell.key == OVER:
         base.execute(END_INCIDENT, (item.wall, tell.incident))
+    return _put_letters(base, item.letters)
+
+
+def _put_letters(base: sqlite3.Connection, letters: tuple[Letter, ...]) -> frozenset[str]:
+    """The channels of those that were not known yet."""
     fresh = []
-    for letter in item.letters:
+    for letter in letters:
         values = (letter.incident, letter.key, letter.step, letter.channel, letter.told_wall, letter.body)
         if base.execute(ADD_LETTER, values).rowcount:
             fresh.append(letter.channel)
     return frozenset(fresh)
+
+
+def _fate(letter: Letter, state: str) -> tuple[object, ...]:
+    return (state, letter.incident, letter.key, letter.step, letter.channel)
 
 
 def _damaged(problem: OSError | sqlite3.Error) -> bool:
