@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from supervisor import readers, servers
-from supervisor.host import NotExecutable, examine, executable, search_path
+from supervisor.host import NotExecutable, examine, executable, installed, search_path
 from supervisor.model import (
     Act,
+    AlertSettings,
     DaemonSettings,
     EscalationStep,
     HangSettings,
@@ -100,6 +101,7 @@ REVIVER: Mapping[str, Key | Section] = {
     "include": Key(readers.several(readers.line)),
     "group": Key(readers.line),
     "keep": Key(readers.duration("1h", off=True), "keep_s"),
+    "ping": Key(readers.empty_or(readers.web), secret=True),
 }
 
 LIMITS: Mapping[str, Key | Section] = {
@@ -202,7 +204,12 @@ STAKEHOLDERS: Mapping[str, Key | Section] = {
     "after": Key(readers.duration(), "after_s", _NO_STAKEHOLDERS),
 }
 
-TABLES = ("reviver", "program", "escalation", "stakeholders")
+ALERTS: Mapping[str, Key | Section] = {
+    "secret_file": Key(readers.empty_or(readers.path)),
+    "rehearse": Key(readers.duration("1h", off=True), "rehearse_s"),
+}
+
+TABLES = ("reviver", "program", "escalation", "stakeholders", "alerts")
 INCLUDED_TABLES = ("program", "escalation")
 
 
@@ -392,6 +399,9 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     programs = _programs(documents)
     escalation = _escalation(documents, programs)
     stakeholders = document.section(raw.get("stakeholders", {}), STAKEHOLDERS, "stakeholders")
+    alerts = document.section(raw.get("alerts", {}), ALERTS, "alerts")
+    if alerts.get("secret_file"):
+        alerts["secret_file"] = document.path(alerts["secret_file"])
     daemon = _daemon(document, reviver, environ)
     _neighbours(programs)
     if faults:
@@ -402,6 +412,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         programs=tuple(settings for settings, _ in programs.values()),
         escalation=escalation,
         stakeholders=StakeholderSettings(**stakeholders),
+        alerts=AlertSettings(**alerts),
         unused=tuple(unused),
     )
 
@@ -669,12 +680,18 @@ def _escalation(documents: list[tuple[dict[str, Any], _Document]], programs: Pro
                         f"{quoted(name)} is no program",
                         suggestion(name, programs) or "name one of this configuration",
                     )
-            for scheme in sorted({channel.partition(":")[0] for channel in step.notify} - set(readers.BUILT_IN_CHANNELS)):
-                document.unused.append(
-                    f"{at}.notify has no effect yet for {scheme}: only {', '.join(readers.BUILT_IN_CHANNELS)} are built in"
-                )
+            _need_apprise(document, f"{at}.notify", step.notify)
             steps.append(step)
     return tuple(steps)
+
+
+def _need_apprise(document: _Document, at: str, channels: tuple[str, ...]) -> None:
+    """Say of channels that are not built in that they do nothing here, where the library is missing."""
+    schemes = sorted({channel.partition(":")[0] for channel in channels} - set(readers.BUILT_IN_CHANNELS))
+    if schemes and not installed("apprise"):
+        document.unused.append(
+            f"{at} has no effect for {', '.join(schemes)}: apprise is not installed, install it with pip install 'reviver[notify]'"
+        )
 
 
 def _xdg(environ: Mapping[str, str], name: str, below_home: str) -> str:

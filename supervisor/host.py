@@ -42,12 +42,20 @@ def examine(settings: Settings, environ: Mapping[str, str] | None = None) -> tup
     faults = [("reviver.group", *problem) for problem in _group_problems(settings.daemon.group)]
     for program in settings.programs:
         faults += [(f"program.{program.name}.{key}", problem, mend) for key, problem, mend in _program_problems(program, environ)]
+    faults += [("alerts.secret_file", *problem) for problem in _secret_problems(settings.alerts.secret_file)]
     for number, step in enumerate(settings.escalation, 1):
         for channel in step.notify:
             if channel.startswith("command:"):
                 command = tuple(shlex.split(channel.removeprefix("command:")))
                 faults += [(f"escalation[{number}].notify", *problem) for problem in _command_problems(command, "/", "")]
     return tuple(ConfigError(readers.printable(settings.path), *fault) for fault in faults)
+
+
+def installed(module: str) -> bool:
+    """Whether this Python could import it; it is not imported."""
+    from importlib.util import find_spec  # for start-up time: only where a channel needs it
+
+    return find_spec(module) is not None
 
 
 def search_path(launch: LaunchSettings, environ: Mapping[str, str]) -> str:
@@ -123,6 +131,19 @@ def _group_problems(group: str) -> Iterator[tuple[str, str]]:
             grp.getgrnam(group)
         except KeyError:
             yield f"there is no group {readers.quoted(group)} on this host", "create it, or name another"
+
+
+def _secret_problems(path: str) -> Iterator[tuple[str, str]]:
+    if path:
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as problem:
+            yield f"{readers.printable(path)} cannot be read: {problem.strerror}", "create it, and let Reviver's user read it"
+            return
+        if not stat.S_ISREG(mode) or not os.access(path, os.R_OK):
+            yield f"{readers.printable(path)} is no file that this user may read", "let Reviver's user read it"
+        elif mode & (stat.S_IRWXO | stat.S_IWGRP):
+            yield f"{readers.printable(path)} is open to others (mode {stat.S_IMODE(mode):o})", f"chmod 600 {readers.printable(path)}"
 
 
 def _user_problems(user: str) -> Iterator[tuple[str, str]]:

@@ -426,6 +426,14 @@ def http(value: Any) -> str:
     return text
 
 
+def web(value: Any) -> str:
+    """A whole http:// or https:// address."""
+    text = line(value)
+    if " " in text or not text.isascii() or not _is_url(text, ("http", "https")):
+        raise Refused("is no http:// or https:// address", 'write "https://host/path"')
+    return text
+
+
 def program_name(value: Any) -> str:
     name = line(value)
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
@@ -434,7 +442,7 @@ def program_name(value: Any) -> str:
 
 
 BUILT_IN_CHANNELS = ("command", "webhook", "journal")
-# the schemes of the notification library that a later version hands them to
+# schemes of the notification library that they are handed to
 _OTHER_CHANNELS = """
 mailto mailtos slack discord tgram msteams workflows pagerduty opsgenie ntfy ntfys gotify gotifys pover pbul matrix matrixs rocket
 rockets mmost mmosts twilio signal signals sns ses json jsons xml xmls form forms gchat zulip wxteams victorops splunk sendgrid

@@ -73,6 +73,7 @@ DEFAULTS = """
 include = []
 group = ""
 keep = "90d"
+ping = ""
 
 [program.store]
 command = ["gunicorn", "store.wsgi", "--workers", "4"]
@@ -127,6 +128,7 @@ healthy = "60s"
 [program.store.output]
 to = "file"
 rotate = "50MiB"
+age = "off"
 keep = 10
 compress = true
 timestamps = false
@@ -145,16 +147,21 @@ programs = []
 [stakeholders]
 notify = []
 after = "2m"
+
+[alerts]
+secret_file = ""
+rehearse = "off"
 """
 
 
 def test_every_key_written_with_its_default_is_the_same_as_left_out(write: Write) -> None:
     bare = config.load(write('[program.store]\ncommand = ["gunicorn", "store.wsgi", "--workers", "4"]\n[[escalation]]\n'), ENVIRON)
     full = config.load(write(DEFAULTS), ENVIRON)
-    assert (full.programs, full.escalation, full.stakeholders, full.daemon) == (
+    assert (full.programs, full.escalation, full.stakeholders, full.alerts, full.daemon) == (
         bare.programs,
         bare.escalation,
         bare.stakeholders,
+        bare.alerts,
         bare.daemon,
     )
     assert full.programs[0].hang == HangSettings()
@@ -173,6 +180,7 @@ def test_the_table_holds_every_key_of_the_defaults_and_no_other(write: Write) ->
             assert set(store[name]) == set(section.keys)
     assert set(written["escalation"][0]) == set(config.ESCALATION)
     assert set(written["stakeholders"]) == set(config.STAKEHOLDERS)
+    assert set(written["alerts"]) == set(config.ALERTS)
 
 
 FULL = """
@@ -288,11 +296,19 @@ def test_keys_that_have_no_effect_yet_are_said_when_written(write: Write) -> Non
     said = config.load(write(FULL), ENVIRON).unused
     assert [sentence.partition(" has no effect yet")[0] for sentence in said] == [
         "escalation[1].repeat",
-        "escalation[1].notify",
         "stakeholders.notify",
         "stakeholders.after",
     ]
-    assert "for mailto" in next(sentence for sentence in said if "notify" in sentence)
+
+
+def test_a_channel_that_needs_apprise_is_said_where_that_is_missing(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write('[[escalation]]\nnotify = ["mailto://u:p@example.org", "journal:"]')
+    monkeypatch.setattr(config, "installed", lambda module: module != "apprise")
+    assert config.load(path, ENVIRON).unused == (
+        "escalation[1].notify has no effect for mailto: apprise is not installed, install it with pip install 'reviver[notify]'",
+    )
+    monkeypatch.setattr(config, "installed", lambda module: True)
+    assert config.load(path, ENVIRON).unused == ()
 
 
 def test_spare_and_rollback_are_used_and_not_said(write: Write) -> None:

@@ -107,18 +107,13 @@ class _Box:
 class Delivery:
     """Sends messages. `tell`, `resume`, `rehearse`, `use` and `close` are for one thread; `report` is called from the lanes' threads."""
 
-    def __init__(
-        self, journal: Journal, report: Callable[[str], None], pace: Pace = Pace(), clock: Clock = Clock(), secret_file: str = ""
-    ) -> None:
-        """report gets a sentence when a channel fails for long, and when it works again; also what goes to `journal:`.
-
-        secret_file  with whose content webhooks are signed, "" for none
-        """
+    def __init__(self, journal: Journal, report: Callable[[str], None], pace: Pace = Pace(), clock: Clock | None = None) -> None:
+        """report gets a sentence when a channel fails for long, and when it works again; also what goes to `journal:`."""
         self._journal = journal
         self._report = report
         self._pace = pace
-        self._clock = clock
-        self._secret_file = secret_file
+        self._clock = clock or Clock()
+        self._secret_file = ""
         self._host = socket.gethostname()
         self._lock = threading.Lock()  # of the boxes' dict, which a lane grows too when it tells others
         self._boxes: dict[str, _Box] = {}
@@ -128,7 +123,10 @@ class Delivery:
         self._closing = threading.Event()
 
     def use(self, targets: Sequence[str], secret_file: str = "") -> None:
-        """The channels of people on call, as they are configured now: who is told of one that fails, and what `states` tells of."""
+        """The channels of people on call, as they are configured now: who is told of one that fails, and what `states` tells of.
+
+        secret_file  with whose content webhooks are signed from now on, "" for none
+        """
         self._used, self._secret_file = tuple(dict.fromkeys(targets)), secret_file
 
     def tell(self, tell: Tell, wall: float, runbook: str = "") -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-
 SEVERITIES = ("info", "warning", "critical")
 
 

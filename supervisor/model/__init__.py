@@ -50,6 +50,7 @@ from supervisor.model.events import (
 )
 from supervisor.model.settings import (
     Act,
+    AlertSettings,
     DaemonSettings,
     EscalationStep,
     HangSettings,
@@ -97,6 +98,7 @@ from supervisor.model.states import (
 
 __all__ = [
     "Act",
+    "AlertSettings",
     "Answered",
     "Applied",
     "Blame",

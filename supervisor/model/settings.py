@@ -156,12 +156,21 @@ class StakeholderSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSettings:
+    """How messages are sent, whoever gets them."""
+
+    secret_file: str = ""  # absolute; with what stands in it webhooks are signed
+    rehearse_s: float | None = None  # between two rehearsals of all channels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonSettings:
     runtime_dir: str
     state_dir: str
     log_dir: str
     group: str = ""
     keep_s: float | None = 90 * 86400.0
+    ping: str = ""  # an http:// or https:// address that is asked each minute, so that somebody outside notices our silence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,4 +182,5 @@ class Settings:
     programs: tuple[ProgramSettings, ...] = ()
     escalation: tuple[EscalationStep, ...] = ()
     stakeholders: StakeholderSettings = StakeholderSettings()
+    alerts: AlertSettings = AlertSettings()
     unused: tuple[str, ...] = ()  # sentences: keys that were accepted and have no effect yet
