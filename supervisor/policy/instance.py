@@ -32,6 +32,7 @@ from supervisor.model import (
     Spared,
     State,
     TakeEvidence,
+    Verdict,
 )
 from supervisor.policy import history, memory, outside, worker
 from supervisor.policy.clock import Clock
@@ -39,6 +40,7 @@ from supervisor.policy.values import replace
 from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, alone, patience_s, stuck, suspects
 from supervisor.policy.words import note, release_of, spell
 
+STARVED_TIMES = 3.0  # `suspect`, on a host that is starved
 LOOK_FRESH_S = 2.0  # an older look changes nothing
 LOOK_AGAIN_S = 2.0  # a look that was asked for and did not come is asked for again
 SILENCE_S = 10.0  # no news of a suspect for so long: look
@@ -141,12 +143,7 @@ def _birth(program: Program, instance: Instance) -> str:
 
 def _ready(program: Program, instance: Instance, clock: Clock) -> Settled:
     verdict = instance.verdict
-    if (
-        verdict is None
-        or verdict.kind not in SUSPICIOUS
-        or not instance.fresh
-        or _still_s(instance) < program.settings.hang.suspect_s
-    ):
+    if verdict is None or not instance.fresh or not _silent(instance, verdict, program.settings.hang.suspect_s):
         return program, instance, ()
     if verdict.kind is Kind.STOPPED and not instance.continued:
         program = note(program, "instance.continued", f"{verdict.because}; SIGCONT sent", instance)
@@ -285,6 +282,14 @@ def _fact(program: Program, instance: Instance, key: str, severity: Severity, te
     if any(fact.key == key for fact in program.facts) or (program.incident is not None and key in program.incident.told):
         return program
     return replace(program, facts=(*program.facts, Fact(key, severity, text, str(instance.id))))
+
+
+def _silent(instance: Instance, verdict: Verdict, suspect_s: float) -> bool:
+    """Whether it is silent for long enough to be suspect. On a starved host everything takes longer, and a relief would take its part;
+    but customers wait there too: it is given more time, and relieved, never killed."""
+    if verdict.kind is Kind.STARVED and instance.seen is not None and instance.moved is not None:
+        return instance.seen - instance.moved >= STARVED_TIMES * suspect_s
+    return verdict.kind in SUSPICIOUS and _still_s(instance) >= suspect_s
 
 
 def _still_s(instance: Instance) -> float:
