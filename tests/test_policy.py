@@ -217,6 +217,19 @@ def test_a_suspect_that_moves_again_stays_and_its_relief_is_sent_away() -> None:
     assert host.states()[2] in (State.RETIRING, State.KILLING)
 
 
+def test_one_that_is_silent_on_a_starved_host_is_relieved_later_and_is_never_killed() -> None:
+    host = Host(program())
+    host.start(1)
+    for silent_s, states in ((2.9, {1: State.READY}), (3.1, {1: State.SUSPECT, 2: State.STARTING})):
+        host.now = 100.0 + silent_s
+        host.look(1, Kind.STARVED, silent_s)
+        assert host.states() == states
+    for silent_s in (60.0, 200.0):
+        host.now = 100.0 + silent_s
+        host.look(1, Kind.STARVED, silent_s)
+        assert host.states()[1] is State.SUSPECT
+
+
 def test_beside_another_the_patience_is_three_times_as_long() -> None:
     host = hung()
     host.now = 100.6
