@@ -28,6 +28,7 @@ from supervisor.control.views import About, Vitals, plan
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import launch, priority, reap, release
 from supervisor.mechanism.adoption import Survivor, listeners, survivor
+from supervisor.mechanism.apologist import Apologists
 from supervisor.mechanism.cgroups import Groups
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
@@ -38,6 +39,7 @@ from supervisor.mechanism.watch import Watcher
 from supervisor.mechanism.witness import Witness
 from supervisor.model import (
     Answered,
+    Apologize,
     Applied,
     Candidate,
     Demote,
@@ -67,6 +69,7 @@ from supervisor.model import (
     Spawned,
     SpawnFailed,
     State,
+    StepAside,
     Switch,
     Switched,
     TakeEvidence,
@@ -162,6 +165,7 @@ class Daemon:
         self._outputs = Outputs(where.log_dir, lambda program, text: self._warn(f"{program}: {text}"))
         self._witness = Witness(self._lanes["evidence"], self._outputs, where.state_dir, self.post, self._tell_story)
         self._watcher = Watcher(self.post, self._lanes["watch"])
+        self._apologists = Apologists(self._starter.sockets, self._watcher.answers_in_place, self._warn)
         self._delivery = Delivery(self._journal, self._warn)
         self._loop.add_reader(self._notify.fileno(), self._hear_notify)
 
@@ -266,6 +270,7 @@ class Daemon:
         if self._jobs:
             await asyncio.wait(self._jobs, timeout=FLUSH_S)
         await self._server.close()
+        self._apologists.close()
         self._watcher.close()
         self._outputs.close(FLUSH_S)
         self._delivery.close(FLUSH_S)
@@ -433,6 +438,7 @@ class Daemon:
             case Applied():
                 for candidate in event.programs:
                     self._watcher.update(candidate.settings)
+                    self._apologists.update(candidate.settings)
                     self._outputs.update(candidate.settings.name, candidate.settings.output)
             case _:
                 pass
@@ -485,11 +491,16 @@ class Daemon:
                 self._watcher.look(effect.id)
             case TakeEvidence():
                 self._job(self._witness.suspect(*self._find(effect.id)))
+            case Apologize():
+                self._apologists.begin(self._fleet.programs[effect.program].settings)
+            case StepAside():
+                self._apologists.end(effect.program)
             case RunPreflight():
                 self._job(self._preflight(effect))
             case Switch():
                 self._job(self._switch(effect))
             case Forget():
+                self._apologists.end(effect.program)
                 self._starter.release(effect.program)
                 self._handover.drop(effect.program)
                 self._told.pop(effect.program, None)
@@ -532,7 +543,8 @@ class Daemon:
         self._job(self._witness.born(id, pid))
 
     def _held(self, program: str, fds: tuple[int, ...]) -> None:
-        """Its sockets outlive us with the service manager."""
+        """Its sockets outlive us with the service manager, and whoever answers at them answers at these."""
+        self._apologists.held(program)
         self._systemd.unstore(_kept_sockets(program))
         if fds:
             self._systemd.store(_kept_sockets(program), fds)

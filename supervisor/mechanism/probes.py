@@ -161,6 +161,13 @@ def address_of(fd: int) -> Address:
     return _reachable(name[0]), name[1]
 
 
+def asked_path(http: str) -> str:
+    """The path that an http probe asks for, without its query; "" for no probe."""
+    if not http or http.startswith("/"):
+        return _ascii(http.partition("?")[0])
+    return _ascii(urlsplit(http).path) or "/"
+
+
 def _http_target(url: str, held: Sequence[Address]) -> HttpTarget:
     if url.startswith("/"):
         if not held:

@@ -11,6 +11,7 @@ question and every suspicion has an end; when our own loop was late, nothing is 
 
 On sockets that several instances share, a question is put only after it is known who accepted the connection, and a
 connection counts for the instance whose process holds it. While an instance is alone on its sockets neither is needed.
+The answerer of the page that says sorry (apologist.py) is one who shares them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Callable
 
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import pressure
+from supervisor.mechanism.apologist import Answerer
 from supervisor.mechanism.listening import Found, Listening, find
 from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, targets
 from supervisor.mechanism.readiness import LIVED_S, readiness
@@ -97,6 +99,7 @@ class Watcher:
         self._lane = lane
         self._diag = SockDiag()
         self._programs: dict[str, WatchedProgram] = {}
+        self._answerers: dict[str, Answerer] = {}
         self._due: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._planned = math.inf
@@ -122,6 +125,7 @@ class Watcher:
                 self._disarm(old)
                 old.listening.close()
                 program.instances = old.instances
+            program.answerer = self._answerers.get(settings.name)
         program.settings = settings
         for other in program.instances.values():
             other.asker.doubt()
@@ -155,6 +159,19 @@ class Watcher:
             instance.asker.retarget(self._targets(program))
         program.take(program.rules(time.monotonic()))
         self._soon(settings.name)
+
+    def answers_in_place(self, name: str, answerer: Answerer | None) -> None:
+        """Another process takes the program's connections from now on, or does so no longer. It stands aside for each question, so that
+        one that has booted gets it; what it takes all the same is no news of any instance."""
+        if answerer is None:
+            self._answerers.pop(name, None)
+        else:
+            self._answerers[name] = answerer
+        if (program := self._programs.get(name)) is not None:
+            program.answerer = answerer
+            for instance in program.instances.values():
+                instance.asker.doubt()
+            program.unsee("", time.monotonic())  # who owns a connection was not looked for while one was alone
 
     def forget(self, id: InstanceId) -> None:
         """It is gone."""
@@ -547,6 +564,8 @@ class Watcher:
             instance.next_ask = now + (AGAIN_S if in_doubt else health.every_s)
         timeout_s = max(health.timeout_s, START_TIMEOUT_S) if starting and program.sockets else health.timeout_s
         self._disarm(program)
+        if program.answerer is not None:
+            program.answerer.stand_aside()
         asker.ask(now, timeout_s, lambda target: self._whose(program, instance, target))
 
     def _whose(self, program: WatchedProgram, instance: WatchedInstance, target: Target) -> Whose | None:
@@ -567,6 +586,7 @@ class Watcher:
             if owner is not None:
                 return owner not in instance.sight.owing.stuck  # a stuck worker's silence is its own: a sibling is asked instead
             others = tuple(pid for other in program.instances.values() for pid in other.sampler.refresh(time.monotonic()))
+            others += () if program.answerer is None else (program.answerer.pid,)
             owner = program.listening.accepted_by(local, peer, others)
             if owner:
                 return owner in instance.sampler.pids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from supervisor.mechanism.apologist import Answerer
 from supervisor.mechanism.asking import Asker
 from supervisor.mechanism.listening import Listening
 from supervisor.mechanism.probes import Target
@@ -82,6 +83,7 @@ class WatchedProgram:
         self.listening = listening
         self.sockets = sockets
         self.instances: dict[InstanceId, WatchedInstance] = {}
+        self.answerer: Answerer | None = None  # who takes connections in its place
         self.queued = 0  # looks in a row at which the queue was not empty
         self.seen: SocketSample | None = None
         self.look_s = 0.0  # what the last look at connections took
@@ -106,7 +108,8 @@ class WatchedProgram:
 
     @property
     def shared(self) -> bool:
-        return len(self.instances) > 1
+        """Whether a connection may be another's than the instance's in question."""
+        return len(self.instances) > 1 or self.answerer is not None
 
     @property
     def lives_to_be_ready(self) -> bool:

@@ -8,6 +8,7 @@ The handover and the journal store these values as JSON. Other rooms import from
 from __future__ import annotations
 
 from supervisor.model.effects import (
+    Apologize,
     Demote,
     Effect,
     Forget,
@@ -21,6 +22,7 @@ from supervisor.model.effects import (
     RunPreflight,
     Signal,
     Spawn,
+    StepAside,
     Switch,
     TakeEvidence,
     Tell,
@@ -67,6 +69,7 @@ from supervisor.model.settings import (
     Retirement,
     Settings,
     Severity,
+    SorrySettings,
     StakeholderSettings,
 )
 from supervisor.model.states import (
@@ -100,6 +103,7 @@ __all__ = [
     "Act",
     "AlertSettings",
     "Answered",
+    "Apologize",
     "Applied",
     "Blame",
     "Build",
@@ -158,6 +162,7 @@ __all__ = [
     "ShutdownAsked",
     "Signal",
     "SignalAsked",
+    "SorrySettings",
     "Spared",
     "Spawn",
     "SpawnFailed",
@@ -166,6 +171,7 @@ __all__ = [
     "Standing",
     "StartAsked",
     "State",
+    "StepAside",
     "StopAsked",
     "Switch",
     "Switched",

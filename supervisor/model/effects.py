@@ -117,6 +117,20 @@ class TakeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Apologize:
+    """Nothing of the program serves: take what waits at its held sockets, and answer 503."""
+
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepAside:
+    """Apologize no longer: the queue belongs to the program again, at once."""
+
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """A message for people, through the named channels (none: the log alone). Never sent twice for one (incident, key, step).
 
@@ -148,6 +162,8 @@ Effect = (
     | KillWorker
     | Demote
     | Promote
+    | Apologize
+    | StepAside
     | Switch
     | RecordRelease
     | Look

@@ -113,6 +113,13 @@ class ReleaseSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SorrySettings:
+    after_s: float | None = None  # off, where no held socket is known to speak HTTP
+    page: str = ""  # an HTML file, absolute; "" is the built-in page
+    retry_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramSettings:
     """One `[program.NAME]`. Only `launch` makes a new build when it changes; the rest is taken up where it stands."""
 
@@ -132,6 +139,7 @@ class ProgramSettings:
     restart: RestartSettings = RestartSettings()
     output: OutputSettings = OutputSettings()
     release: ReleaseSettings = ReleaseSettings()
+    sorry: SorrySettings = SorrySettings()
 
 
 class Severity(IntEnum):

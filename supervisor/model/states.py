@@ -323,6 +323,9 @@ class Program:
     outside: Outside | None = None
     signals: tuple[str, ...] = ()  # asked by an operator, not yet sent
     unserved: float | None = None  # since when no instance is ready, while some are wanted
+    silent: float | None = None  # since when no instance is ready, wanted or not
+    apologizing: bool = False  # customers are answered in its place
+    boot_s: float = 0.0  # what the newest instance that became ready took for it
     facts: tuple[Fact, ...] = ()  # not yet told
     incident: Incident | None = None
     notes: tuple[Note, ...] = ()  # not yet recorded

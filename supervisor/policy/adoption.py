@@ -29,6 +29,7 @@ def _program(program: Program, at: float, unborn: Collection[InstanceId]) -> Pro
     return replace(
         program,
         instances=tuple(_instance(i, at) for i in program.instances if i.opened and i.id not in unborn),
+        apologizing=False,  # who answered in its place ended with the dead supervisor
         preflight=Preflight.NEEDED if program.preflight is Preflight.ASKED else program.preflight,
         link=None if program.link is None else replace(program.link, asked=None),
         unsaved=tuple(each.key for each in program.causes),  # what the journal did not come to

@@ -41,7 +41,7 @@ from supervisor.model import (
     Wanted,
     WorkerLooked,
 )
-from supervisor.policy import builds, escalation, fill, history, leave, memory, outside, releases, worker
+from supervisor.policy import apology, builds, escalation, fill, history, leave, memory, outside, releases, worker
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
@@ -176,7 +176,7 @@ def _answered(program: Program, instance: Instance, event: Answered, now: float)
         trial = replace(trial, served=True)
     program = note(program, "instance.ready", f"ready after {spell(now - instance.spawned)}: {event.how}", instance)
     answering = replace(instance, state=State.READY, since=now, ready=now, seen=None, moved=now, verdict=None, look_asked=None)
-    return replace(one.put(program, answering), trial=trial, slow_starts=0, broken="")
+    return replace(one.put(program, answering), trial=trial, slow_starts=0, broken="", boot_s=now - instance.spawned)
 
 
 def _restart_asked(program: Program, event: RestartAsked, now: float) -> Program:
@@ -297,6 +297,7 @@ STAGES: tuple[Stage, ...] = (
     fill.prepare,
     fill.fill,
     serve,
+    apology.apologize,
     escalation.tell,
     escalation.climb,
     escalation.close,

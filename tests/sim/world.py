@@ -15,6 +15,7 @@ import msgspec
 
 from supervisor.model import (
     Answered,
+    Apologize,
     Applied,
     Candidate,
     Demote,
@@ -47,6 +48,7 @@ from supervisor.model import (
     Spawn,
     Spawned,
     SpawnFailed,
+    StepAside,
     StopAsked,
     Switch,
     Switched,
@@ -359,7 +361,7 @@ class World:
                 self.agenda.after(0.005, self._kill_worker, effect)
             case Remember():
                 self.agenda.after(WRITTEN_S, self._written, self._life, effect)
-            case Demote() | Promote() | Note() | Tell():
+            case Demote() | Promote() | Apologize() | StepAside() | Note() | Tell():
                 pass
 
     def _spawn(self, life: int, effect: Spawn) -> None:
