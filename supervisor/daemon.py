@@ -22,9 +22,11 @@ from typing import Any, NoReturn, assert_never
 
 from supervisor import __version__, config, host
 from supervisor.alerts.delivery import Delivery
+from supervisor.alerts.message import ChannelError
+from supervisor.alerts.ping import Ping
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
-from supervisor.control.views import About, Vitals, plan
+from supervisor.control.views import About, Channel, Vitals, plan
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import launch, priority, reap, release
 from supervisor.mechanism.adoption import Survivor, listeners, survivor
@@ -94,6 +96,7 @@ FLUSH_S = 3.0  # at the end: what is written of the last lines, rows and message
 DEFECTS_KEPT = 20  # files about our own mistakes
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
+REHEARSE_LOOK_S = 3600.0  # between two looks whether a rehearsal of the channels is due; it is counted in days
 MEND_S = 5.0  # until a configuration is read again that is bad while programs run
 EXIT_AGAIN = 75  # guard and systemd start the next one at once
 LANES = ("preflight", "reap", "watch", "evidence", "read", "discard", "switch")
@@ -167,6 +170,8 @@ class Daemon:
         self._watcher = Watcher(self.post, self._lanes["watch"])
         self._apologists = Apologists(self._starter.sockets, self._watcher.answers_in_place, self._warn)
         self._delivery = Delivery(self._journal, self._warn)
+        self._ping: Ping | None = None
+        self._rehearsed_wall = self._journal.rehearsed_wall()
         self._loop.add_reader(self._notify.fileno(), self._hear_notify)
 
     # --- a life ---------------------------------------------------------------------------------------------------------------
@@ -180,6 +185,7 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         if self._guard is not None:
             self._loop.add_reader(self._guard, self._guard_died)
+        self._use_channels()
         self._log.banner(self._banner())
         records = await self._lanes["read"].run(self._handover.read_all, deadline_s=READ_S)
         self._fleet = Fleet(
@@ -196,6 +202,8 @@ class Daemon:
             self._warn(sentence)
         self.post(applied)
         self._delivery.resume()
+        self._rehearse()
+        self._start_ping()
         self._systemd.ready(_programs(len(applied.programs)))
         self._beat()
         await self.ended.wait()
@@ -272,6 +280,8 @@ class Daemon:
         await self._server.close()
         self._apologists.close()
         self._watcher.close()
+        if self._ping is not None:
+            self._ping.end()
         self._outputs.close(FLUSH_S)
         self._delivery.close(FLUSH_S)
         self._reaper.close()
@@ -285,6 +295,26 @@ class Daemon:
         self._handover.close()
         self._journal.close(FLUSH_S)
         self._log_lane.drain(FLUSH_S)
+
+    def _start_ping(self) -> None:
+        if url := self._settings.daemon.ping:
+            try:
+                self._ping = Ping(url, self._warn)
+            except ChannelError as problem:
+                self._warn(str(problem))
+
+    def _rehearse(self) -> None:
+        """Each hour: send the rehearsal of the channels that is due."""
+        self._loop.call_later(REHEARSE_LOOK_S, self._rehearse)
+        every_s, wall = self._settings.alerts.rehearse_s, time.time()
+        if every_s is not None and (self._rehearsed_wall is None or wall - self._rehearsed_wall >= every_s):
+            self._rehearsed_wall = wall
+            self._delivery.rehearse(wall)
+
+    def _use_channels(self) -> None:
+        settings = self._settings
+        on_call = [channel for step in settings.escalation for channel in step.notify]
+        self._delivery.use(on_call, settings.stakeholders.notify, settings.alerts.secret_file)
 
     def _banner(self) -> str:
         programs = _programs(len(self._settings.programs))
@@ -629,7 +659,8 @@ class Daemon:
     # --- control.backend.Backend ----------------------------------------------------------------------------------------------
 
     def about(self) -> About:
-        return About(os.getpid(), __version__, self._started, self._settings.path, self._guarded, self._settings.daemon)
+        channels = tuple(Channel(each.name, each.waiting, each.failing_wall, each.problem) for each in self._delivery.states())
+        return About(os.getpid(), __version__, self._started, self._settings.path, self._guarded, self._settings.daemon, channels)
 
     def fleet(self) -> Fleet:
         return self._fleet
@@ -677,6 +708,7 @@ class Daemon:
         moving = ", ".join(f"{step['name']} ({step['action']})" for step in steps if step["action"] != "none")
         self._tell_story(Note("reviver", "config.applied", f"{reading.settings.path} taken up: {moving or 'no program changes'}"))
         self._settings = replace(reading.settings, daemon=fixed)
+        self._use_channels()
         self.post(reading.applied)
 
     async def events(self, limit: int, program: str) -> list[Story]:

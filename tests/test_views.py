@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor.control import views
-from supervisor.control.views import About, Moment, Vitals
+from supervisor.control.views import About, Channel, Moment, Vitals
 from supervisor.model import (
     Act,
     Applied,
@@ -82,6 +82,14 @@ def explain(one: Program, *others: Program) -> dict[str, Any]:
 # --- status
 
 
+def test_status_tells_of_channels_and_since_when_one_fails() -> None:
+    about = replace(ABOUT, channels=(Channel("journal:", 0, None, ""), Channel("webhook:host", 3, 1_767_225_540.0, "it answered 500")))
+    assert views.status(fleet(), about, {}, MOMENT)["channels"] == [
+        {"channel": "journal:", "waiting": 0, "failing_since": None, "problem": ""},
+        {"channel": "webhook:host", "waiting": 3, "failing_since": "2025-12-31T23:59:00Z", "problem": "it answered 500"},
+    ]
+
+
 def test_status_has_exactly_the_promised_names() -> None:
     verdict = Verdict(Kind.HEALTHY, "answers in 3 ms", NOW - 1)
     fleet_now = fleet(program(instance(8, verdict=verdict), restarts=1))
@@ -112,6 +120,7 @@ def test_status_has_exactly_the_promised_names() -> None:
                 ],
             }
         ],
+        "channels": [],
     }
 
 

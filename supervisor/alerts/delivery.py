@@ -117,17 +117,22 @@ class Delivery:
         self._host = socket.gethostname()
         self._lock = threading.Lock()  # of the boxes' dict, which a lane grows too when it tells others
         self._boxes: dict[str, _Box] = {}
+        self._on_call: tuple[str, ...] = ()
         self._used: tuple[str, ...] = ()
         self._known: dict[tuple[int, str, int, str], None] = {}
         self._newest_wall = 0.0
         self._closing = threading.Event()
 
-    def use(self, targets: Sequence[str], secret_file: str = "") -> None:
-        """The channels of people on call, as they are configured now: who is told of one that fails, and what `states` tells of.
+    def use(self, on_call: Sequence[str], public: Sequence[str] = (), secret_file: str = "") -> None:
+        """The channels as they are configured now.
 
+        on_call      of those who look after it: they are told when a channel fails
+        public       of the others
         secret_file  with whose content webhooks are signed from now on, "" for none
         """
-        self._used, self._secret_file = tuple(dict.fromkeys(targets)), secret_file
+        self._on_call = tuple(dict.fromkeys(on_call))
+        self._used = tuple(dict.fromkeys((*on_call, *public)))
+        self._secret_file = secret_file
 
     def tell(self, tell: Tell, wall: float, runbook: str = "") -> None:
         """Write the message down and send it to its channels, each at most once for (incident, key, step)."""
@@ -361,7 +366,7 @@ class Delivery:
             self._tell_others(box, f"channel-{_where(box.target)}-{since_wall:.0f}-again", "info", text, self._clock.wall())
 
     def _tell_others(self, box: _Box, key: str, severity: str, text: str, wall: float) -> None:
-        others = [target for target in self._used if target != box.target and not target.startswith("journal:")]
+        others = [target for target in self._on_call if target != box.target and not target.startswith("journal:")]
         if others:
             self._announce(others, key, severity, text, wall)
 

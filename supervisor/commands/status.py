@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from supervisor.commands.daemon import connect
-from supervisor.commands.screen import say, say_json, spell, spell_bytes, table
+from supervisor.commands.screen import remark, say, say_json, spell, spell_bytes, table
 from supervisor.control.messages import NOT_RUNNING
 
 HEAD = ("PROGRAM", "STATE", "INSTANCE", "PID", "UPTIME", "CPU", "MEMORY", "RESTARTS", "VERDICT")
@@ -24,6 +24,11 @@ def status(config: str | None, names: tuple[str, ...], as_json: bool) -> int:
         table(HEAD, [row for program in programs for row in _rows(program)], state=1, spared=SPARED)
     else:
         say("no programs: the configuration has none")
+    if not as_json:
+        for channel in answer.get("channels", ()):  # a daemon that is older tells none
+            if channel["failing_since"]:
+                waiting = f"; {channel['waiting']} messages wait" if channel["waiting"] else ""
+                remark(f"alerts through {channel['channel']} fail since {channel['failing_since']}: {channel['problem']}{waiting}")
     return 0 if all(program["instances"] for program in programs) else NOT_RUNNING
 
 

@@ -34,6 +34,16 @@ from supervisor.policy.words import spell
 
 
 @dataclass(frozen=True, slots=True)
+class Channel:
+    """A way to people: its name without secrets, how many messages wait for it, and since when (wall seconds) and why it fails."""
+
+    name: str
+    waiting: int
+    failing_wall: float | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class About:
     """The daemon itself. `started` is a monotonic instant; `config` the path of its configuration, "" for none."""
 
@@ -43,6 +53,7 @@ class About:
     config: str
     guarded: bool
     daemon: DaemonSettings
+    channels: tuple[Channel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +74,14 @@ class Moment:
 
     def wall(self, instant: float) -> str:
         """The instant in RFC 3339, UTC, to the second."""
-        return datetime.fromtimestamp(instant + self.wall_offset_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return _utc(instant + self.wall_offset_s)
 
     def ago(self, instant: float) -> str:
         return spell(self.now - instant)
+
+
+def _utc(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def world(fleet: Fleet) -> World:
@@ -89,7 +104,13 @@ def status(
             "config": about.config,
         },
         "programs": [_program(fleet.programs[name], fleet, vitals, moment) for name in chosen],
+        "channels": [_channel(channel) for channel in about.channels],
     }
+
+
+def _channel(channel: Channel) -> dict[str, Any]:
+    failing = None if channel.failing_wall is None else _utc(channel.failing_wall)
+    return {"channel": channel.name, "waiting": channel.waiting, "failing_since": failing, "problem": channel.problem}
 
 
 def _program(program: Program, fleet: Fleet, vitals: Mapping[InstanceId, Vitals], moment: Moment) -> dict[str, Any]:
