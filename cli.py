@@ -289,6 +289,21 @@ def doctor(config: str | None, as_json: bool) -> int:
 
 
 @reviver.group()
+def alerts() -> None:
+    """The ways by which people are told."""
+
+
+@alerts.command("test", short_help="Send a test message through every channel.")
+@CONFIG
+@JSON
+def alerts_test(config: str | None, as_json: bool) -> int:
+    """Send a test message through every channel, stakeholders' too, and say what came back."""
+    from supervisor.commands.alerts import test
+
+    return test(config, as_json)
+
+
+@reviver.group()
 def systemd() -> None:
     """Let systemd keep the supervisor alive."""
 

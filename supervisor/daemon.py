@@ -24,6 +24,7 @@ from supervisor import __version__, config, host
 from supervisor.alerts.delivery import Delivery
 from supervisor.alerts.message import ChannelError
 from supervisor.alerts.ping import Ping
+from supervisor.alerts.trial import try_channels
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Channel, Vitals, plan
@@ -312,9 +313,8 @@ class Daemon:
             self._delivery.rehearse(wall)
 
     def _use_channels(self) -> None:
-        settings = self._settings
-        on_call = [channel for step in settings.escalation for channel in step.notify]
-        self._delivery.use(on_call, settings.stakeholders.notify, settings.alerts.secret_file)
+        on_call = [channel for step in self._settings.escalation for channel in step.notify]
+        self._delivery.use(on_call, self._settings.stakeholders.notify, self._settings.alerts.secret_file)
 
     def _banner(self) -> str:
         programs = _programs(len(self._settings.programs))
@@ -692,6 +692,10 @@ class Daemon:
         return self._lanes["read"].run(try_new, self._settings.path, self._environ, deadline_s=TRIAL_S)
 
     def give_way(self, version: str) -> NoReturn:
+    async def try_channels(self) -> list[dict[str, Any]]:
+        outcomes = await try_channels(self._settings, self._warn)
+        return [{"channel": each.channel, "problem": each.problem, "took_s": round(each.took_s, 3)} for each in outcomes]
+
         """What SIGKILL does to us, but that what waits to be written is: the handover is as of the last turn, and no other comes."""
         self._tell_story(Note("reviver", "daemon.upgraded", f"gives way to reviver {version}; all programs go on"))
         self._outputs.close(FLUSH_S)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from supervisor.config import load
 from supervisor.control.backend import Reading, Story
@@ -161,6 +162,9 @@ class World:
         if self.upgrade_problem:
             raise Unusable(self.upgrade_problem)
         return "9.9"
+
+    async def try_channels(self) -> list[dict[str, Any]]:
+        return [{"channel": "journal:", "problem": "", "took_s": 0.001}]
 
     def give_way(self, version: str) -> None:
         self.gave_way_to.append(version)

@@ -150,9 +150,9 @@ class Delivery:
             self._post(letter, written)
 
     def rehearse(self, wall: float) -> None:
-        """Send a rehearsal through every channel that is used."""
+        """Send a rehearsal through every channel of those on call: others would take it for news."""
         text = f"a rehearsal: so an alert of Reviver on {self._host} reaches you. Nothing is wrong"
-        self._announce(self._used, f"rehearsal-{wall:.0f}", "info", text, wall)
+        self._announce(self._on_call, f"rehearsal-{wall:.0f}", "info", text, wall)
 
     def resume(self) -> None:
         """Send what an earlier life wrote down and did not see delivered."""

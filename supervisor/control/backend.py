@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from supervisor.control.views import About, Vitals
 from supervisor.model import Applied, Event, Fleet, InstanceId, Settings
 
+CHANNELS_S = 30.0  # that a test of all channels may take
+
 # A note as people get it: {"time": "2026-01-01T00:00:00.100Z", "subject": "store:7", "event": "instance.started", "text": "..."}
 Story = dict[str, Any]
 
@@ -62,6 +64,10 @@ class Backend(Protocol):
 
         raises  mechanism.upgrade.Unusable, LaneError
         """
+        ...
+
+    def try_channels(self) -> Awaitable[list[dict[str, Any]]]:
+        """Send a test message through every channel; of each its name, the problem ("" for none) and what it took, within CHANNELS_S."""
         ...
 
     def give_way(self, version: str) -> None:

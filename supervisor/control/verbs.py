@@ -15,7 +15,7 @@ import msgspec
 
 from supervisor.config import ConfigErrors
 from supervisor.control import messages, views
-from supervisor.control.backend import Backend, Reading, Story
+from supervisor.control.backend import CHANNELS_S, Backend, Reading, Story
 from supervisor.control.goals import DRAINING, Down, Goal, Released, Replaced, ReplacedAtOnce, Taken, Up, Wish
 from supervisor.lanes import LaneError
 from supervisor.mechanism.upgrade import TRIAL_S, Unusable
@@ -194,6 +194,11 @@ class Verbs:
         return {"programs": [views.releases(fleet.programs[name], _moment()) for name in names]}
 
     # --- commands
+
+    async def try_channels(self, _: Nothing, caller: Caller) -> dict[str, Any]:
+        """Send a test message through every channel, and say what came back."""
+        caller.say("waiting", {"deadline_s": CHANNELS_S})
+        return {"channels": await self._backend.try_channels()}
 
     async def start(self, asked: Commanded, caller: Caller) -> dict[str, Any]:
         return await self._command(asked, caller, StartAsked, _since(Up))
@@ -502,4 +507,5 @@ METHODS: dict[str, tuple[type[Params], Callable[..., Awaitable[Any]]]] = {
     "rollback": (RolledBack, Verbs.rollback),
     "releases": (Names, Verbs.releases),
     "upgrade": (Nothing, Verbs.upgrade),
+    "try_channels": (Nothing, Verbs.try_channels),
 }
