@@ -61,6 +61,7 @@ from supervisor.model import (
     Preflighted,
     Program,
     Promote,
+    RecordIncident,
     RecordRelease,
     Remember,
     RunPreflight,
@@ -501,7 +502,7 @@ class Daemon:
     def _perform(self, effect: Effect) -> None:
         """Do one effect, or have it done: each answers with at most one event."""
         match effect:
-            case Note() | Tell() | Remember() | RecordRelease():
+            case Note() | Tell() | Remember() | RecordRelease() | RecordIncident():
                 pass  # words: told, and taken by the journal, when all is done
             case Spawn():
                 self._starter.spawn(effect, self._fleet.programs[effect.id.program].settings.output.to)
@@ -691,11 +692,11 @@ class Daemon:
     def try_new(self) -> Awaitable[str]:
         return self._lanes["read"].run(try_new, self._settings.path, self._environ, deadline_s=TRIAL_S)
 
-    def give_way(self, version: str) -> NoReturn:
     async def try_channels(self) -> list[dict[str, Any]]:
         outcomes = await try_channels(self._settings, self._warn)
         return [{"channel": each.channel, "problem": each.problem, "took_s": round(each.took_s, 3)} for each in outcomes]
 
+    def give_way(self, version: str) -> NoReturn:
         """What SIGKILL does to us, but that what waits to be written is: the handover is as of the last turn, and no other comes."""
         self._tell_story(Note("reviver", "daemon.upgraded", f"gives way to reviver {version}; all programs go on"))
         self._outputs.close(FLUSH_S)
@@ -737,7 +738,8 @@ def _kept_sockets(program: str) -> str:
 def _candidates(settings: Settings, places: list[release.Place]) -> Applied:
     """The programs of a configuration, each with the release and the directory that the disk names now."""
     programs = zip(settings.programs, places, strict=True)
-    return Applied(tuple(Candidate(program, *place) for program, place in programs), settings.escalation)
+    candidates = tuple(Candidate(program, *place) for program, place in programs)
+    return Applied(candidates, settings.escalation, stakeholders=settings.stakeholders)
 
 
 def _read(path: str, environ: Mapping[str, str]) -> Reading:

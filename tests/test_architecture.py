@@ -37,6 +37,7 @@ PURE_MODULES = {
     "math",
     "operator",
     "statistics",
+    "string",
     "typing",
     "zlib",
 }

@@ -85,7 +85,9 @@ def _utc(wall: float) -> str:
 
 
 def world(fleet: Fleet) -> World:
-    return World(fleet.programs, fleet.escalation, fleet.draining, fleet.hurried, fleet.incidents, fleet.needed_by)
+    return World(
+        fleet.programs, fleet.escalation, fleet.draining, fleet.hurried, fleet.incidents, fleet.stakeholders, fleet.needed_by
+    )
 
 
 # --- status ---------------------------------------------------------------------------------------------------------------------

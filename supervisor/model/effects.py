@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from supervisor.model.settings import Severity
-from supervisor.model.states import Build, InstanceId, Known, Note, Release
+from supervisor.model.states import Build, Incident, InstanceId, Known, Note, Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,25 @@ class TakeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordIncident:
+    """Keep the incident as it is now. `over`: when it ended; None while it is open."""
+
+    program: str
+    incident: Incident
+    over: float | None = None
+
+
+class Voice(StrEnum):
+    """How a message speaks."""
+
+    NEEDS_YOU = "needs you"
+    HEALING = "Reviver is healing it"
+    HEALED = "healed by itself"
+    OVER = "over"
+    PUBLIC = "public"  # for stakeholders: plain words, no commands
+
+
+@dataclass(frozen=True, slots=True)
 class Apologize:
     """Nothing of the program serves: take what waits at its held sockets, and answer 503."""
 
@@ -134,7 +154,7 @@ class StepAside:
 class Tell:
     """A message for people, through the named channels (none: the log alone). Never sent twice for one (incident, key, step).
 
-    began_wall  is not known to policy: records add it.
+    affected, done, comes  a sentence each: who is affected, what was done so far, what comes next
     """
 
     incident: int
@@ -144,6 +164,10 @@ class Tell:
     text: str
     channels: tuple[str, ...]
     step: int = 0
+    voice: Voice = Voice.HEALING
+    affected: str = ""
+    done: str = ""
+    comes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +193,7 @@ Effect = (
     | Look
     | TakeEvidence
     | Remember
+    | RecordIncident
     | Note
     | Tell
     | Forget

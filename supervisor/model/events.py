@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from supervisor.model.settings import EscalationStep, ProgramSettings
+from supervisor.model.settings import NO_STAKEHOLDERS, EscalationStep, ProgramSettings, StakeholderSettings
 from supervisor.model.states import InstanceId, Verdict
 
 
@@ -149,6 +149,37 @@ class SignalAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class AckAsked:
+    """Somebody is at it: this incident is told to nobody else, until something new and critical comes."""
+
+    incident: int
+    by: str  # "uid 1000"
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAsked:
+    """Reviver shall keep its hands off this program for so many seconds."""
+
+    program: str
+    for_s: float
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEndAsked:
+    program: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceChanged:
+    """The programs of which a maintenance window is open now: all that was so and is not named is over."""
+
+    programs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A program of a new configuration with what the disk says of it now."""
 
@@ -165,6 +196,7 @@ class Applied:
     programs: tuple[Candidate, ...]
     escalation: tuple[EscalationStep, ...] = ()
     begins: bool = False
+    stakeholders: StakeholderSettings = NO_STAKEHOLDERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +226,10 @@ Event = (
     | StopAsked
     | RestartAsked
     | SignalAsked
+    | AckAsked
+    | HoldAsked
+    | HoldEndAsked
+    | MaintenanceChanged
     | Applied
     | ShutdownAsked
     | Woke

@@ -159,8 +159,45 @@ class EscalationStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StakeholderSettings:
+    """Texts are `string.Template`s: $program, $lasted (how long), $affected (how long nobody was served, in all)."""
+
     notify: tuple[str, ...] = ()
     after_s: float = 120.0
+    begin: str = "$program has not been available for $lasted. We are working on it, and will tell you when that changes."
+    back: str = "$program is available again, after $affected without. We keep an eye on it until we are sure."
+    again: str = "$program is not available again. We are working on it, and will tell you when that changes."
+    over: str = "$program works normally again. It was not available for $affected in all, within $lasted."
+    stopped: str = "$program has been switched off on purpose. It had not been available for $affected before."
+
+
+NO_STAKEHOLDERS = StakeholderSettings()
+
+
+class Weekday(IntEnum):
+    """As `time.struct_time` counts them."""
+
+    MON = 0
+    TUE = 1
+    WED = 2
+    THU = 3
+    FRI = 4
+    SAT = 5
+    SUN = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceSettings:
+    """A window in which alerts are muted, by the host's clock and time zone; it may last over midnight.
+
+    days      on which it begins; none is each day
+    minute    of the day at which it begins
+    programs  these only; none is all
+    """
+
+    days: tuple[Weekday, ...] = ()
+    minute: int = 0
+    lasts_s: float = 3600.0
+    programs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,4 +228,5 @@ class Settings:
     escalation: tuple[EscalationStep, ...] = ()
     stakeholders: StakeholderSettings = StakeholderSettings()
     alerts: AlertSettings = AlertSettings()
+    maintenance: tuple[MaintenanceSettings, ...] = ()
     unused: tuple[str, ...] = ()  # sentences: keys that were accepted and have no effect yet

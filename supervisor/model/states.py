@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from supervisor.model.settings import EscalationStep, LaunchSettings, ProgramSettings, Severity
+from supervisor.model.settings import (
+    NO_STAKEHOLDERS,
+    EscalationStep,
+    LaunchSettings,
+    ProgramSettings,
+    Severity,
+    StakeholderSettings,
+)
 
 
 class InstanceId(NamedTuple):
@@ -199,6 +206,7 @@ class Fact:
     severity: Severity
     text: str  # one sentence that is true
     instance: str = ""  # "store:7"
+    at: float = 0.0  # when it joined the incident
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,18 +224,82 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """What an escalation step was told of an incident since nobody had acknowledged it."""
+
+    step: EscalationStep
+    at: float  # the last time
+    told: tuple[str, ...]  # keys of facts
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """Somebody said that they are at it."""
+
+    by: str  # "uid 1000"
+    at: float
+    broken: str = ""  # why people are told again
+
+
+class Notice(StrEnum):
+    """What stakeholders were told last."""
+
+    BEGIN = "begin"  # customers are not served
+    BACK = "back"  # they are served again; it is not over
+    AGAIN = "again"  # and now they are not
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """What customers noticed of an incident, as far as it is known: how long nobody could serve them."""
+
+    since: float | None = None  # since when nobody serves them; None: somebody does
+    total_s: float = 0.0  # before that
+    notice: Notice | None = None
+    noticed: float = 0.0  # when stakeholders were told that
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """From the first bad fact to proven recovery."""
 
     number: int
     opened: float
     severity: Severity
-    told: tuple[str, ...] = ()  # keys of the facts told
-    headline: Fact | None = None  # the worst fact, the first of its severity
-    escalated: float = 0.0  # when it became that severe
-    steps: tuple[int, ...] = ()  # the escalation steps that were told
+    headline: Fact | None = None  # the worst fact, the first of its severity since nobody had acknowledged
+    facts: tuple[Fact, ...] = ()  # all of them, one for each key
+    round: float = 0.0  # since when people are told: its beginning, or when an acknowledgement was broken
+    pages: tuple[Page, ...] = ()  # of this round
+    sent: int = 0  # messages so far
     channels: tuple[str, ...] = ()  # everybody who was told that it began
+    acknowledgements: tuple[Acknowledgement, ...] = ()  # the newest last; one that is not broken silences
     calm: float | None = None  # since when all is as it should be
+    release: str = ""  # that ran when it began
+    cause: str = ""  # where it hung, for people
+    evidence: tuple[str, ...] = ()  # the instances of which some was taken
+    impact: Impact = Impact()
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Keys of the facts that it knows."""
+        return tuple(fact.key for fact in self.facts)
+
+    @property
+    def acknowledged(self) -> Acknowledgement | None:
+        """The one that holds."""
+        return next((ack for ack in self.acknowledgements[-1:] if not ack.broken), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An operator wants Reviver to keep its hands off a program: it watches, records and tells, and heals nothing."""
+
+    since: float
+    until: float
+    reason: str
+    by: str  # "uid 1000"
+    commanded: bool = False  # an operator's command is under way, and may start and stop instances
+    refrained: tuple[str, ...] = ()  # what it would have done, and said so
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +400,11 @@ class Program:
     boot_s: float = 0.0  # what the newest instance that became ready took for it
     facts: tuple[Fact, ...] = ()  # not yet told
     incident: Incident | None = None
+    recorded: Incident | None = None  # the incident as it was written down last
+    acked: str = ""  # who has just acknowledged it
+    hold: Hold | None = None
+    muted: bool = False  # a maintenance window is open
+    unmuted: float | None = None  # when the last one was over
     notes: tuple[Note, ...] = ()  # not yet recorded
 
 
@@ -338,6 +415,7 @@ class Fleet:
     programs: dict[str, Program] = field(default_factory=dict)
     wakes: dict[str, float] = field(default_factory=dict)
     escalation: tuple[EscalationStep, ...] = ()
+    stakeholders: StakeholderSettings = NO_STAKEHOLDERS
     draining: bool = False
     hurried: bool = False
     changed: tuple[str, ...] = field(default=(), compare=False)  # the programs that the newest step changed, or took away
@@ -346,3 +424,4 @@ class Fleet:
     numbers: dict[str, int] = field(default_factory=dict)  # the highest instance number of programs that are gone, or not here yet
     causes: dict[str, tuple[Known, ...]] = field(default_factory=dict)  # what is remembered of them
     releases: dict[str, tuple[Release, ...]] = field(default_factory=dict)  # which ones they had
+    open: dict[str, Incident] = field(default_factory=dict)  # incidents that were not over when their supervisor ended

@@ -34,6 +34,7 @@ def _program(program: Program, at: float, unborn: Collection[InstanceId]) -> Pro
         link=None if program.link is None else replace(program.link, asked=None),
         unsaved=tuple(each.key for each in program.causes),  # what the journal did not come to
         unrecorded=tuple(each.number for each in program.releases),
+        recorded=None,
     )
 
 

@@ -30,7 +30,7 @@ from supervisor.model import (
 from supervisor.policy import releases
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import World, returnable, stale, wanted, way_back
+from supervisor.policy.wanted import World, hands_off, returnable, stale, wanted, way_back
 from supervisor.policy.words import note, release_of, spell
 
 SWITCH_AGAIN_S = 10.0  # a switch that was not answered, or not well, is asked for again: a full disk is mended some time
@@ -219,6 +219,8 @@ def switched(program: Program, event: Switched) -> Program:
 
 def trial(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
     """Trust the build under way once it has proven itself, or give it up and go back to the last good one."""
+    if hands_off(program) and (program.retreat or (program.trial is not None and program.trial.lost)):
+        return program, ()
     if program.retreat:
         return _retreat(program), ()
     trying, good = program.trial, program.good

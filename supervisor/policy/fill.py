@@ -10,7 +10,7 @@ from supervisor.model import Build, Effect, Fact, Instance, InstanceId, Prefligh
 from supervisor.policy import history
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import World, ceiling, cleared, counts, ready, stale, suspects, wanted, way_back
+from supervisor.policy.wanted import World, ceiling, cleared, counts, hands_off, ready, stale, suspects, wanted, way_back
 from supervisor.policy.words import enumerated, note, release_of, spell
 
 RELIEF_WINDOW_S = 60.0
@@ -42,7 +42,7 @@ def fill(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[E
     """Start one more instance of the build under way when fewer than wanted count, and the backoff allows."""
     up = wanted(program, world)
     counted = sum(1 for i in program.instances if counts(program, i))
-    if counted >= up or len(program.instances) >= ceiling(program, world) or not program.ordered:
+    if hands_off(program) or counted >= up or len(program.instances) >= ceiling(program, world) or not program.ordered:
         return program, ()
     earliest = history.next_start(program)
     if earliest is not None and not clock.due(earliest):
@@ -100,6 +100,8 @@ def _relief_refused(program: Program, why: str) -> Program:
 def prepare(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
     """Run the preflight of what is proposed now, that of the build under way as soon as an instance of it is needed."""
     up, asked, proposed = wanted(program, world), program.preflight_asked, program.proposed
+    if proposed is None and hands_off(program):
+        return program, ()
     build = program.build if proposed is None else proposed.build
     if program.preflight is Preflight.PASSED or world.draining or program.removed:
         return program, ()

@@ -6,12 +6,16 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from supervisor.model import (
+    AckAsked,
     Applied,
     DeployAsked,
     Effect,
     Event,
     Fleet,
     Forget,
+    HoldAsked,
+    HoldEndAsked,
+    MaintenanceChanged,
     Preflighted,
     Program,
     RestartAsked,
@@ -62,7 +66,13 @@ def _hear(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, Iterable[str]]
             return replace(fleet, draining=True, hurried=fleet.draining), tuple(fleet.programs)
         case Applied():
             return _applied(fleet, event, now), tuple(fleet.programs) + tuple(c.settings.name for c in event.programs)
+        case MaintenanceChanged():
+            return _muted(fleet, event, now)
+        case AckAsked():
+            name = next((n for n, p in fleet.programs.items() if p.incident and p.incident.number == event.incident), "")
         case Preflighted() | DeployAsked() | Switched() | StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
+            name = event.program
+        case HoldAsked() | HoldEndAsked():
             name = event.program
         case _:
             name = event.id.program
@@ -85,6 +95,7 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
                 fleet.numbers.get(name, 0),
                 fleet.causes.get(name, ()),
                 fleet.releases.get(name, ()),
+                fleet.open.get(name),
             )
             if known is None
             else one.apply(known, candidate, now, begins=event.begins)
@@ -92,7 +103,18 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
     for name, known in fleet.programs.items():
         if name not in programs:
             programs[name] = replace(known, removed=True, wanted=Wanted.DOWN)
-    return replace(fleet, programs=programs, escalation=event.escalation, needed_by=_needed_by(programs))
+    taken = {name: incident for name, incident in fleet.open.items() if name not in programs}
+    fleet = replace(fleet, programs=programs, escalation=event.escalation, stakeholders=event.stakeholders, open=taken)
+    return replace(fleet, needed_by=_needed_by(programs))
+
+
+def _muted(fleet: Fleet, event: MaintenanceChanged, now: float) -> tuple[Fleet, Iterable[str]]:
+    """Alerts of these programs go to nobody; of others whose window is over, what was missed is told."""
+    programs = dict(fleet.programs)
+    changed = [name for name, program in programs.items() if program.muted != (name in event.programs)]
+    for name in changed:
+        programs[name] = one.mute(programs[name], now, muted=name in event.programs)
+    return replace(fleet, programs=programs), changed
 
 
 def _needed_by(programs: Mapping[str, Program]) -> dict[str, tuple[str, ...]]:
@@ -122,7 +144,7 @@ def _settle(
         if name not in programs:
             continue
         clock = Clock(now)
-        world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents, needed_by)
+        world = World(programs, fleet.escalation, fleet.draining, fleet.hurried, incidents, fleet.stakeholders, needed_by)
         program, more, incidents = one.settle(programs[name], world, clock)
         effects += more
         programs[name] = program

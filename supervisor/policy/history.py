@@ -125,6 +125,7 @@ def spawn_failed(program: Program, instance: Instance, event: SpawnFailed, now: 
     program = note(program, "instance.failed", f"cannot be started: {event.reason}", instance)
     text = f"{name} cannot be started: {event.reason}"
     trial = _tried(program, instance, text) if event.permanent else program.trial
+    program = _halted(program)
     return _told(
         replace(program, failed=now, attempt=program.attempt + 1, broken=event.reason if event.permanent else "", trial=trial),
         instance,
@@ -151,12 +152,19 @@ def fail(program: Program, instance: Instance, now: float, text: str, *, delayed
         restarts=program.restarts + 1,
         trial=_tried(program, instance, text),
     )
+    failed = _halted(failed)
     if looping and not program.crash_loop:
         because = f"{len(failures)} failures within {spell(now - failures[0])}, the last: {text}"
         story = f"crash loop: {because}; it goes on, one start each {spell(settings.limit_s)}"
         failed = note(failed, "program.crash_looped", story)
         failed = _told(failed, instance, "crash-loop", f"{program.settings.name} is in a {story}", Severity.CRITICAL)
     return failed
+
+
+def _halted(program: Program) -> Program:
+    """Under a hold a failure ends what an operator asked for: what would follow is healing."""
+    held = program.hold
+    return program if held is None or not held.commanded else replace(program, hold=replace(held, commanded=False))
 
 
 def _tried(program: Program, instance: Instance, text: str) -> Trial | None:

@@ -37,7 +37,19 @@ from supervisor.model import (
 from supervisor.policy import history, memory, outside, worker
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import EXCUSED, HUNG, MOVING, SUSPICIOUS, World, alone, patience_s, stuck, suspects
+from supervisor.policy.wanted import (
+    EXCUSED,
+    HUNG,
+    MOVING,
+    SUSPICIOUS,
+    World,
+    alone,
+    hands_off,
+    left_alone,
+    patience_s,
+    stuck,
+    suspects,
+)
 from supervisor.policy.words import note, release_of, spell
 
 STARVED_TIMES = 3.0  # `suspect`, on a host that is starved
@@ -124,7 +136,7 @@ def _starting(program: Program, instance: Instance, clock: Clock) -> Settled:
         return program, replace(instance, opened=True), (Open(instance.id),)
     limit_s = instance.start_s
     deadline = instance.spawned + limit_s
-    if not clock.due(deadline):
+    if hands_off(program) or not clock.due(deadline):
         return program, instance, ()
     seen = instance.seen is not None and instance.seen >= deadline
     if seen or clock.due(instance.spawned + 2 * limit_s):
@@ -145,7 +157,7 @@ def _ready(program: Program, instance: Instance, clock: Clock) -> Settled:
     verdict = instance.verdict
     if verdict is None or not instance.fresh or not _silent(instance, verdict, program.settings.hang.suspect_s):
         return program, instance, ()
-    if verdict.kind is Kind.STOPPED and not instance.continued:
+    if verdict.kind is Kind.STOPPED and not instance.continued and program.hold is None:  # under a hold somebody stopped it
         program = note(program, "instance.continued", f"{verdict.because}; SIGCONT sent", instance)
         return program, replace(instance, continued=True, excused=clock.now), (Signal(instance.id, "CONT"),)
     program = note(program, "instance.suspected", f"suspect: {verdict.because}", instance)
@@ -162,7 +174,7 @@ def _ready(program: Program, instance: Instance, clock: Clock) -> Settled:
         peer="",
         workers=(),
     )
-    if alone(program) or suspect.demoted or program.settings.hang.act is Act.TELL:
+    if alone(program) or suspect.demoted or left_alone(program, suspect):
         return program, suspect, (TakeEvidence(instance.id),)
     return program, replace(suspect, demoted=True), (TakeEvidence(instance.id), Demote(instance.id))
 
@@ -204,8 +216,9 @@ def _judge(program: Program, instance: Instance, world: World, clock: Clock) -> 
     if not outside.may_kill(program, instance, clock):
         return program, instance, ()
     why = f"hung: no progress for {spell(instance.seen - instance.moved)}; {verdict.because}"
-    if program.settings.hang.act is Act.TELL:
-        text = f'{instance.id} is {why}; it is not killed, because hang.act = "tell"'
+    if hands_off(program, instance) or program.settings.hang.act is Act.TELL:
+        because = 'hang.act = "tell"' if program.hold is None else f"it is held by {program.hold.by} ({program.hold.reason})"
+        text = f"{instance.id} is {why}; it is not killed, because {because}"
         return _fact(program, instance, "hung-held", Severity.CRITICAL, text), instance, ()
     return _kill(outside.killed(program, instance, clock.now), instance, clock.now, Blame.HANG, why)
 
@@ -225,7 +238,7 @@ def _retiring(program: Program, instance: Instance, world: World, clock: Clock) 
         return _kill(
             program, instance, clock.now, Blame.NOBODY, f"it did not stop within its grace of {spell(program.settings.grace_s)}"
         )
-    if clock.due(instance.asked + RETIRING_LIMIT_S):
+    if not hands_off(program, instance) and clock.due(instance.asked + RETIRING_LIMIT_S):
         return _kill(
             program,
             instance,

@@ -6,11 +6,25 @@ this one rule on other facts.
 
 from __future__ import annotations
 
-from supervisor.model import Act, Effect, Instance, Program, Retirement, State
+from supervisor.model import Effect, Instance, Program, Retirement, State
 from supervisor.policy import instance as one
 from supervisor.policy import worker
 from supervisor.policy.clock import Clock
-from supervisor.policy.wanted import World, alone, cleared, counts, excused, leaving, may_leave, ready, stale, suspects, wanted
+from supervisor.policy.wanted import (
+    World,
+    alone,
+    cleared,
+    counts,
+    excused,
+    hands_off,
+    leaving,
+    left_alone,
+    may_leave,
+    ready,
+    stale,
+    suspects,
+    wanted,
+)
 
 
 def press(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
@@ -25,6 +39,8 @@ def leave(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[
     up = wanted(program, world)
     if not up:
         return _leave_all(program, world, clock), ()
+    if hands_off(program):
+        return program, ()
     going = _suspect_to_go(program, up) or _stale_to_go(program, up) or _surplus_to_go(program, up)
     if going is None:
         return program, ()
@@ -52,10 +68,11 @@ def _others_ready(program: Program, instance: Instance) -> int:
 
 
 def _suspect_to_go(program: Program, up: int) -> tuple[Instance, str] | None:
-    if program.settings.hang.act is Act.TELL or program.settings.relief.retire is Retirement.WATCH or alone(program):
+    if program.settings.relief.retire is Retirement.WATCH or alone(program):
         return None
     for suspect in suspects(program):
-        if _others_ready(program, suspect) >= up and not excused(program, suspect):
+        spared = left_alone(program, suspect) or excused(program, suspect)
+        if _others_ready(program, suspect) >= up and not spared:
             return suspect, "others serve in its place"
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from supervisor.model import (
+    AckAsked,
     Answered,
     Blame,
     Build,
@@ -19,6 +20,9 @@ from supervisor.model import (
     Exited,
     Extended,
     Fact,
+    HoldAsked,
+    HoldEndAsked,
+    Incident,
     Instance,
     Known,
     Link,
@@ -41,7 +45,7 @@ from supervisor.model import (
     Wanted,
     WorkerLooked,
 )
-from supervisor.policy import apology, builds, escalation, fill, history, leave, memory, outside, releases, worker
+from supervisor.policy import apology, builds, customers, escalation, fill, history, hold, leave, memory, outside, releases, worker
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
@@ -60,7 +64,8 @@ ROUNDS = 50  # far more than any settling takes: beyond it two stages undo each 
 
 Stage = Callable[[Program, World, Clock], tuple[Program, tuple[Effect, ...]]]
 InstanceEvent = Spawned | SpawnFailed | Exited | Answered | Extended | Looked | WorkerLooked | Spared | EvidenceTaken
-ProgramEvent = InstanceEvent | Preflighted | DeployAsked | Switched | StartAsked | StopAsked | RestartAsked | SignalAsked
+OfPeople = AckAsked | HoldAsked | HoldEndAsked
+ProgramEvent = InstanceEvent | Preflighted | DeployAsked | Switched | StartAsked | StopAsked | RestartAsked | SignalAsked | OfPeople
 
 
 # --- hear: events become facts --------------------------------------------------------------------------------------------------
@@ -72,12 +77,14 @@ def create(
     started: int = 0,
     causes: tuple[Known, ...] = (),
     past: tuple[Release, ...] = (),
+    incident: Incident | None = None,
 ) -> Program:
     """A program that is not here yet.
 
     started  the highest instance number that was ever given for its name
     causes   what is remembered of it
     past     its releases so far
+    incident the one that was not over when the supervisor before ended
     """
     settings = candidate.settings
     program = Program(
@@ -89,6 +96,7 @@ def create(
         causes=causes,
         link=Link(settings.launch.directory, candidate.directory) if candidate.linked else None,
         releases=past,
+        incident=incident,
     )
     return builds.begin(program, now)
 
@@ -98,7 +106,8 @@ def apply(program: Program, candidate: Candidate, now: float, *, begins: bool = 
     settings = candidate.settings
     if program.removed:
         program = replace(program, removed=False, wanted=Wanted.DOWN if settings.manual else Wanted.UP)
-    return builds.candidate(replace(program, settings=settings), candidate, now, begins=begins)
+    after = builds.candidate(replace(program, settings=settings), candidate, now, begins=begins)
+    return after if begins or after == program else hold.command(after)
 
 
 def hear(program: Program, event: ProgramEvent, now: float) -> Program:
@@ -107,20 +116,33 @@ def hear(program: Program, event: ProgramEvent, now: float) -> Program:
         case Preflighted():
             return builds.preflighted(program, event, now)
         case DeployAsked():
-            return builds.deploy(program, event, now)
+            return hold.command(builds.deploy(program, event, now))
         case Switched():
             return builds.switched(program, event)
         case StartAsked():
-            return _at_once(replace(program, wanted=Wanted.UP, resting=0))
+            return hold.command(_at_once(replace(program, wanted=Wanted.UP, resting=0)))
         case StopAsked():
             return note(replace(program, wanted=Wanted.DOWN), "program.stop_asked", "stop asked by an operator")
         case RestartAsked():
-            return _restart_asked(program, event, now)
+            return hold.command(_restart_asked(program, event, now))
+        case AckAsked():
+            return replace(program, acked=event.by)
+        case HoldAsked():
+            return hold.ask(program, event, now)
+        case HoldEndAsked():
+            return hold.end(program, event, now)
         case SignalAsked():
             return replace(program, signals=(*program.signals, event.signal))
         case _:
             known = next((i for i in program.instances if i.id == event.id), None)
             return program if known is None else _hear_instance(program, known, event, now)
+
+
+def mute(program: Program, now: float, *, muted: bool) -> Program:
+    """A maintenance window of it begins or is over."""
+    text = "a maintenance window begins: alerts are muted, healing goes on" if muted else "the maintenance window is over"
+    program = note(program, "program.muted" if muted else "program.unmuted", text)
+    return replace(program, muted=muted, unmuted=program.unmuted if muted else now)
 
 
 def _hear_instance(program: Program, instance: Instance, event: InstanceEvent, now: float) -> Program:
@@ -285,6 +307,7 @@ def serve(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[
 
 STAGES: tuple[Stage, ...] = (
     expire,
+    hold.expire,
     instances,
     signals,
     leave.press,
@@ -296,11 +319,16 @@ STAGES: tuple[Stage, ...] = (
     fill.order,
     fill.prepare,
     fill.fill,
+    hold.refrain,
     serve,
     apology.apologize,
+    escalation.acknowledge,
     escalation.tell,
+    escalation.witness,
     escalation.climb,
+    customers.notice,
     escalation.close,
+    escalation.record,
     memory.remember,
     releases.record,
     record,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from supervisor.model import (
+    NO_STAKEHOLDERS,
     Act,
     Build,
     EscalationStep,
@@ -15,6 +16,7 @@ from supervisor.model import (
     Nature,
     Preflight,
     Program,
+    StakeholderSettings,
     State,
     Verdict,
     Wanted,
@@ -38,6 +40,7 @@ class World:
     draining: bool = False
     hurried: bool = False
     incidents: int = 0  # the highest number given
+    stakeholders: StakeholderSettings = NO_STAKEHOLDERS
     needed_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who has whom in `after`
 
 
@@ -91,6 +94,24 @@ def leaving(instance: Instance) -> bool:
     return instance.state in (State.RETIRING, State.KILLING)
 
 
+def hands_off(program: Program, instance: Instance | None = None) -> bool:
+    """Whether Reviver may not heal now, because an operator holds the program.
+
+    instance  one that an operator's command is to replace may go all the same
+    """
+    hold = program.hold
+    if hold is None or program.wanted is Wanted.DOWN or program.removed:
+        return False
+    return not hold.commanded or (instance is not None and not stale(program, instance))
+
+
+def left_alone(program: Program, instance: Instance) -> bool:
+    """Whether a suspect is neither relieved nor retired: Reviver may only tell, or is held, and nobody asked for another."""
+    if program.hold is not None:
+        return hands_off(program, instance)
+    return program.settings.hang.act is Act.TELL
+
+
 def excused(program: Program, instance: Instance) -> bool:
     """Whether it is suspect only because it waits for the peer that all wait for."""
     return program.outside is not None and instance.state is State.SUSPECT and instance.peer == program.outside.peer
@@ -107,12 +128,12 @@ def counts(program: Program, instance: Instance) -> bool:
     """Whether it is one of the wanted: it serves or will, and is not to be replaced.
 
     A relief of the last good build counts while a build is on trial and a suspect is not gone; a suspect counts where Reviver may only
-    tell, and while all wait for somebody else.
+    tell, under a hold, and while all wait for somebody else.
     """
     if alone(program):
         return True
     if instance.state is State.SUSPECT:
-        return program.settings.hang.act is Act.TELL or excused(program, instance)
+        return left_alone(program, instance) or excused(program, instance)
     fits = not stale(program, instance) or (instance.relief and not instance.replace and _undecided(program))
     return fits and instance.state in (State.STARTING, State.READY)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from supervisor.model import Build, Instance, Note, Program
 from supervisor.policy.values import replace
 
+REFRAINED_KEPT = 50  # keys of what a hold kept from being done: a long hold over a sick program says some of it again
+
 
 def spell(seconds: float) -> str:
     """A duration for people, in two significant places: "0.6 s", "62 s", "12 min", "3.5 h"."""
@@ -23,6 +25,15 @@ def note(program: Program, name: str, text: str, instance: Instance | None = Non
     return replace(program, notes=(*program.notes, Note(subject, name, text)))
 
 
+def refrained(program: Program, key: str, text: str, instance: Instance | None = None) -> Program:
+    """The program with a line that says what is not done because of its hold; once for each key."""
+    hold = program.hold
+    if hold is None or key in hold.refrained:
+        return program
+    program = replace(program, hold=replace(hold, refrained=(*hold.refrained, key)[-REFRAINED_KEPT:]))
+    return note(program, "program.refrained", f"{text}; not done: held by {hold.by} ({hold.reason})", instance)
+
+
 def enumerated(names: list[str]) -> str:
     """Names in a sentence: "a", "a and b", "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -37,3 +48,13 @@ def ordinal(number: int) -> str:
     """1 -> "1st", 2 -> "2nd", 11 -> "11th"."""
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
+
+
+def plainly(seconds: float) -> str:
+    """A duration in plain words: "less than a minute", "12 minutes", "1 hour and 5 minutes"."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, rest = divmod(minutes, 60)
+    parts = [f"{count} {unit}" + ("" if count == 1 else "s") for count, unit in ((hours, "hour"), (rest, "minute")) if count]
+    return " and ".join(parts)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from supervisor.model import Act, Effect, Instance, KillWorker, Nature, Program, Worker, WorkerLooked
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import HUNG
-from supervisor.policy.words import note, spell
+from supervisor.policy.wanted import HUNG, hands_off
+from supervisor.policy.words import note, refrained, spell
 from supervisor.servers import named
 
 LOOK_FRESH_S = 2.0  # an older look kills nobody: the worker may have moved on
@@ -48,6 +48,11 @@ def settle(program: Program, instance: Instance, clock: Clock) -> tuple[Program,
         if clock.due(worker.seen + FORGET_S):
             continue
         if not _proven(program, worker, clock.now):
+            left.append(replace(worker, fresh=False))
+            continue
+        if hands_off(program):
+            text = f"worker {worker.pid} hangs for {spell(worker.seen - worker.moved)}: it would be killed alone"
+            program = refrained(program, f"worker:{worker.pid}:{worker.start_ticks}", text, instance)
             left.append(replace(worker, fresh=False))
             continue
         signal = _signal(program, worker)
