@@ -46,6 +46,7 @@ from supervisor.model import (
     Retirement,
     Settings,
     Severity,
+    SorrySettings,
     StakeholderSettings,
 )
 from supervisor.readers import ConfigError, dotted, quoted, shown, spell_duration, suggestion
@@ -55,6 +56,7 @@ __all__ = ["ConfigError", "ConfigErrors", "NotExecutable", "examine", "executabl
 CONTROL_SOCKET = "control.sock"  # in runtime_dir
 FILE_LIMIT_BYTES = 4 * 1024 * 1024  # a thousand programs take less than one; anything above is not a configuration
 INCLUDE_LIMIT = 1000  # files: a pattern that meets more has gone astray
+SORRY_S = 3.0  # a page is better than a browser that hangs, and most starts take less
 INSTANCES_LIMIT = 1000  # beyond it a typing error is likelier than a host that can
 
 
@@ -174,6 +176,14 @@ RELEASE: Mapping[str, Key | Section] = {
     "rollback": Key(readers.boolean),
 }
 
+_AUTO = object()  # in the place of a duration that is decided here
+
+SORRY: Mapping[str, Key | Section] = {
+    "after": Key(readers.auto(readers.duration("100ms", off=True), _AUTO), "after_s"),
+    "page": Key(readers.empty_or(readers.path)),
+    "retry": Key(readers.duration("1s"), "retry_s"),
+}
+
 PROGRAM: Mapping[str, Key | Section] = {
     **LAUNCH,
     "runbook": Key(readers.line),
@@ -189,6 +199,7 @@ PROGRAM: Mapping[str, Key | Section] = {
     "restart": Section(RESTART, RestartSettings),
     "output": Section(OUTPUT, OutputSettings),
     "release": Section(RELEASE, ReleaseSettings),
+    "sorry": Section(SORRY, dict),
 }
 
 ESCALATION: Mapping[str, Key | Section] = {
@@ -258,6 +269,10 @@ def _spare_without_room(program: ProgramSettings) -> str:
     return f"has no room, it is {program.relief.extra_because}" if program.relief.spare and program.relief.extra == 0 else ""
 
 
+def _page_without_socket(program: ProgramSettings) -> str:
+    return "" if program.sorry.after_s is None or program.launch.sockets else "needs a held socket, and there is none"
+
+
 RULES: tuple[Rule, ...] = (
     _not_above(
         ("hang.suspect", "hang.certain"),
@@ -290,6 +305,7 @@ RULES: tuple[Rule, ...] = (
         "a healthy one would look hung between two heartbeats",
     ),
     Rule(("health.http", "sockets"), _path_without_socket, 'name it in sockets, or write a whole "http://127.0.0.1:8000/health"'),
+    Rule(("sorry.after", "sockets"), _page_without_socket, 'name it in sockets, or write "off"'),
     Rule(("command", "sockets"), _socket_not_there, "add its address to sockets; {fd} is the first, {fd:2} the second"),
     Rule(
         ("relief.spare", "relief.extra", "sockets", "command"),
@@ -579,15 +595,26 @@ def _program(document: _Document, name: str, raw: Any, at: str) -> ProgramSettin
     if wished and relief.extra == 0 and not document.any_faulty(at, ("relief.extra", "sockets", "command")):
         document.fault(f"{at}.relief.retire", f"has no meaning, it is {relief.because}", 'write "auto"', shown(relief.retire.value))
     found = servers.recognise(launch.command)
+    sorry = _sorry(document, values.pop("sorry", {}), launch, values.get("health", HealthSettings()))
     settings = ProgramSettings(
         name=name,
         launch=launch,
         server=found.server.name if found else "",
         relief=ReliefSettings(extra=relief.extra, extra_because=relief.because, retire=relief.retire, **wish),
+        sorry=sorry,
         **values,
     )
     _obey_rules(document, settings, at)
     return settings
+
+
+def _sorry(document: _Document, wish: dict[str, Any], launch: LaunchSettings, health: HealthSettings) -> SorrySettings:
+    """By itself only where it is known that customers speak plain HTTP: on a held socket that is asked so."""
+    if wish.get("after_s", _AUTO) is _AUTO:
+        wish["after_s"] = SORRY_S if launch.sockets and health.http.startswith("/") else None
+    if page := wish.get("page"):
+        wish["page"] = document.path(page)
+    return SorrySettings(**wish)
 
 
 def _env_files(document: _Document, names: tuple[str, ...], at: str) -> dict[str, str]:

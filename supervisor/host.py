@@ -21,6 +21,8 @@ from supervisor import readers
 from supervisor.model import LaunchSettings, ProgramSettings, Settings
 from supervisor.readers import ConfigError
 
+PAGE_LIMIT_BYTES = 256 * 1024  # what the answerer of the page takes (mechanism/sorry.py)
+
 
 class NotExecutable(ValueError):
     """A command cannot be started: the text says why, `mend` what to do where the text does not."""
@@ -143,7 +145,10 @@ def _secret_problems(path: str) -> Iterator[tuple[str, str]]:
         if not stat.S_ISREG(mode) or not os.access(path, os.R_OK):
             yield f"{readers.printable(path)} is no file that this user may read", "let Reviver's user read it"
         elif mode & (stat.S_IRWXO | stat.S_IWGRP):
-            yield f"{readers.printable(path)} is open to others (mode {stat.S_IMODE(mode):o})", f"chmod 600 {readers.printable(path)}"
+            yield (
+                f"{readers.printable(path)} is open to others (mode {stat.S_IMODE(mode):o})",
+                f"chmod 600 {readers.printable(path)}",
+            )
 
 
 def _user_problems(user: str) -> Iterator[tuple[str, str]]:
@@ -155,10 +160,21 @@ def _user_problems(user: str) -> Iterator[tuple[str, str]]:
             yield f"there is no user {readers.quoted(user)} on this host", "create it, or name another"
 
 
+def _page_problems(page: str) -> Iterator[tuple[str, str]]:
+    if page and not beginning(page, 1):
+        yield f"{readers.printable(page)} is no file with something in it that Reviver can read", "mend it, or leave page out"
+    elif page and os.path.getsize(page) > PAGE_LIMIT_BYTES:
+        yield (
+            f"it is above {readers.spell_size(PAGE_LIMIT_BYTES)}",
+            "make it smaller: let it name its pictures by another host's address",
+        )
+
+
 def _program_problems(program: ProgramSettings, environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     launch, path = program.launch, search_path(program.launch, environ)
     yield from (("user", *problem) for problem in _user_problems(launch.user))
     yield from (("group", *problem) for problem in _group_problems(launch.group))
+    yield from (("sorry.page", *problem) for problem in _page_problems(program.sorry.page))
     if launch.group and not launch.user and os.geteuid() != 0:
         yield "group", "only root may choose a program's group", "run Reviver as root, or leave group out"
     if not os.path.isdir(launch.directory):

@@ -267,11 +267,11 @@ def choice(options: Mapping[str, Any]) -> Reader:
     return read
 
 
-def auto(read: Reader) -> Reader:
-    """`"auto"`, read as None, or what the other reader takes."""
+def auto(read: Reader, chosen: Any = None) -> Reader:
+    """`"auto"`, read as `chosen`, or what the other reader takes."""
 
     def read_auto(value: Any) -> Any:
-        return None if value == "auto" else read(value)
+        return chosen if value == "auto" else read(value)
 
     return read_auto
 

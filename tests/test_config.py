@@ -35,6 +35,7 @@ from supervisor.model import (
     Retirement,
     Settings,
     Severity,
+    SorrySettings,
     StakeholderSettings,
 )
 
@@ -137,6 +138,11 @@ timestamps = false
 probation = "10m"
 rollback = true
 
+[program.store.sorry]
+after = "auto"
+page = ""
+retry = "5s"
+
 [[escalation]]
 after = "0s"
 notify = []
@@ -218,6 +224,7 @@ relief = { extra = 2, budget = 3, retire = "watch", spare = "live" }
 restart = { when = "failure", first = "1s", limit = "1m", budget = 9, window = "1h", healthy = "2m" }
 output = { to = "inherit", rotate = "off", keep = 0, compress = false, timestamps = true }
 release = { probation = "1d", rollback = false }
+sorry = { after = "9s", page = "sorry.html", retry = "1m" }
 
 [[escalation]]
 after = "5m"
@@ -274,6 +281,7 @@ def test_every_key_is_read_into_its_place(write: Write) -> None:
         restart=RestartSettings(when=RestartWhen.FAILURE, first_s=1.0, limit_s=60.0, budget=9, window_s=3600.0, healthy_s=120.0),
         output=OutputSettings(to=OutputTo.INHERIT, rotate_bytes=None, keep=0, compress=False, timestamps=True),
         release=ReleaseSettings(probation_s=86400.0, rollback=False),
+        sorry=SorrySettings(after_s=9.0, page=f"{folder}/sorry.html", retry_s=60.0),
     )
     assert read.escalation == (
         EscalationStep(
@@ -290,6 +298,21 @@ def test_every_key_is_read_into_its_place(write: Write) -> None:
         ),
     )
     assert read.stakeholders == StakeholderSettings(notify=("slack://a/b/c",), after_s=180.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "after_s"),
+    [
+        ("", None),
+        ('sockets = ["127.0.0.1:8000"]', None),
+        ('sockets = ["127.0.0.1:8000"]\nhealth.http = "http://127.0.0.1:1/x"', None),
+        ('sockets = ["127.0.0.1:8000"]\nhealth.http = "/health"', 3.0),
+        ('sockets = ["127.0.0.1:8000"]\nhealth.http = "/health"\nsorry.after = "off"', None),
+        ('sockets = ["127.0.0.1:8000"]\nsorry.after = "2s"', 2.0),
+    ],
+)
+def test_the_page_is_shown_by_itself_where_customers_surely_speak_http(write: Write, lines: str, after_s: float | None) -> None:
+    assert program(write, lines).sorry.after_s == after_s
 
 
 def test_keys_that_have_no_effect_yet_are_said_when_written(write: Write) -> None:
@@ -477,6 +500,8 @@ WRONG = {
     + 'relief.spare = "live"': 'program.store.relief.spare = "live": has no room, it is never beside itself: no socket is held by',
     STORE
     + 'relief.retire = "stop"': 'program.store.relief.retire = "stop": has no meaning, it is never beside itself: no socket is held',
+    STORE
+    + 'sorry.after = "2s"': 'program.store.sorry.after = "2s": needs a held socket, and there is none; name it in sockets, or write',
     STORE + 'after = ["store"]': "config.toml: program.store.after: names the program itself; leave it out",
     STORE + 'after = ["stor"]': 'config.toml: program.store.after: "stor" is no program; did you mean `store`?',
     # people
@@ -746,6 +771,7 @@ def test_examine_tells_what_is_not_on_this_host(write: Write) -> None:
     group = "no-such-group"
     preflight = ["./plain", "true"]
     health.command = ["./moved"]
+    sorry.page = "no-page"
     [program.b]
     command = "true"
     directory = "gone"
@@ -759,6 +785,7 @@ def test_examine_tells_what_is_not_on_this_host(write: Write) -> None:
         'config.toml: reviver.group: there is no group "no-such-group" on this host; create it, or name another',
         'config.toml: program.a.user: there is no user "no-such-user" on this host; create it, or name another',
         'config.toml: program.a.group: there is no group "no-such-group" on this host; create it, or name another',
+        "config.toml: program.a.sorry.page: no-page is no file with something in it that Reviver can read; mend it, or leave page out",
         f"config.toml: program.a.command: no-such-command: command not found (looked in {path}); install it, or write its whole path",
         "config.toml: program.a.preflight: ./plain is not executable (chmod +x)",
         "config.toml: program.a.health.command: ./moved cannot be executed: its interpreter /gone/bin/python does not exist; "

@@ -40,7 +40,7 @@ SEND_S = 5.0
 LINGER_S = 1.0  # for the rest of what the client sends: closed before, its answer could be lost by a reset
 LINGER_LIMIT_BYTES = 1024 * 1024
 END_S = SEND_S + LINGER_S  # what was taken is answered within this
-PAGE_LIMIT_BYTES = 256 * 1024
+PAGE_LIMIT_BYTES = 256 * 1024  # a bigger one is not shown
 AGAIN_S = 0.002  # between two signals to a thread that may have been about to accept
 FAULT_S = 0.1  # after accept failed: the socket was shut down by a program, or descriptors are used up
 NOBODY = 65534
@@ -248,7 +248,7 @@ def _linger(client: socket.socket) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """PROGRAM COUNT RETRY_S PROBE PAGE: how many sockets there are; a page that cannot be read is replaced by the built-in one."""
+    """PROGRAM COUNT RETRY_S PROBE PAGE: COUNT is of sockets, PAGE a file; where it cannot be read the built-in page is shown."""
     _, count, retry_s, probe, file = arguments
     page = b""
     with contextlib.suppress(OSError, ValueError):
@@ -272,7 +272,8 @@ def _page(file: str) -> bytes:
     if not file:
         return b""
     with open(file, "rb") as page:
-        return page.read(PAGE_LIMIT_BYTES)
+        content = page.read(PAGE_LIMIT_BYTES + 1)
+    return content if len(content) <= PAGE_LIMIT_BYTES else b""
 
 
 def _become_nobody() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from supervisor.model import (
     Act,
     Answered,
+    Apologize,
     Applied,
     Blame,
     Build,
@@ -50,6 +51,7 @@ from supervisor.model import (
     SpawnFailed,
     StartAsked,
     State,
+    StepAside,
     StopAsked,
     Switch,
     Switched,
@@ -75,6 +77,7 @@ POISON_S = 3.0
 STEP_S = 0.5  # the backoff's first
 OUTSIDE_S = 300.0  # between two kills for one outside cause
 TWICE = 2
+PAGE_WITHIN_S = 15.0  # of nobody ready, with wake-ups that come in time
 PROOFS_LIMIT = 100  # of one cause, kept
 
 Step = Callable[[Fleet, Event, float], tuple[Fleet, tuple[Effect, ...], float | None]]
@@ -125,6 +128,8 @@ class Past:
     trusted: set[int] = field(default_factory=set)  # builds that were good once
     retreated: set[str] = field(default_factory=set)  # causes for which it went back to the previous release
     outside: dict[str, float] = field(default_factory=dict)  # when one was last killed for a peer
+    served: float | None = None  # when one was ready last, or when it came to be
+    page: bool = False  # customers are answered in its place
 
 
 @dataclass(slots=True)
@@ -175,6 +180,8 @@ class Ledger:
         self.demoted &= adopted
         self.killing_again = self.killed.keys() & adopted
         self.programs = {name: past for name, past in self.programs.items() if name in fleet.programs}
+        for past in self.programs.values():
+            past.page = False  # it ended with the supervisor
         for name in remembered.keys() - fleet.programs.keys():
             self.causes[name] = {
                 key: Met(each.release, list(each.proven), bool(each.passed)) for key, each in remembered[name].items()
@@ -187,6 +194,10 @@ class Ledger:
 def hear(turn: Turn, ledger: Ledger) -> None:
     """Write down what the event says, before the rules judge what was done on it."""
     event, now = turn.event, turn.now
+    for name in turn.touched:
+        before = turn.before.programs.get(name)
+        if before is None or _ready(before):
+            ledger.past(name).served = now
     match event:
         case Spawned():
             if event.id in ledger.living:
@@ -329,6 +340,10 @@ def _write(turn: Turn, ledger: Ledger) -> None:
                 ledger.programs.pop(effect.program, None)
             case Tell():
                 ledger.told.add((effect.incident, effect.key, effect.step))
+            case Apologize():
+                ledger.past(effect.program).page = True
+            case StepAside():
+                ledger.past(effect.program).page = False
             case _:
                 pass
 
@@ -925,6 +940,38 @@ def resting_rests(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     return ""
 
 
+def page_is_true(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
+    """Customers are answered in its place only while nothing is ready, not before they had to wait, and not one step longer."""
+    for effect in turn.effects:
+        if isinstance(effect, Apologize):
+            program, past = turn.after.programs[effect.program], ledger.past(effect.program)
+            after_s = program.settings.sorry.after_s
+            waited_s = turn.now - (turn.now if past.served is None else past.served)
+            if after_s is None or past.page:
+                return f"{effect.program}: a page that is {'shown already' if past.page else 'off'}"
+            if waited_s < after_s - EPSILON_S and not program.crash_loop:
+                return f"{effect.program}: a page after {waited_s:.2f} s"
+        elif isinstance(effect, StepAside) and not ledger.past(effect.program).page:
+            return f"{effect.program}: nobody was there who could step aside"
+    for name in turn.touched:
+        program = turn.after.programs.get(name)
+        shown = ledger.past(name).page
+        for effect in turn.effects:
+            if isinstance(effect, Apologize | StepAside) and effect.program == name:
+                shown = isinstance(effect, Apologize)
+        if program is not None and shown and _ready(program):
+            return f"{name}: one is ready, and customers are still answered in its place"
+        if program is not None and not shown and _nobody_for_long(program, ledger, turn):
+            return f"{name}: nobody is ready, and customers are not told"
+    return ""
+
+
+def _nobody_for_long(program: Program, ledger: Ledger, turn: Turn) -> bool:
+    after_s, served = program.settings.sorry.after_s, ledger.past(program.settings.name).served
+    up = target(program, turn.after) > 0 and not _ready(program)
+    return up and after_s is not None and served is not None and turn.now - served > max(after_s, PAGE_WITHIN_S)
+
+
 def touched(before: Mapping[str, Program], after: Mapping[str, Program]) -> tuple[str, ...]:
     """The programs that a step changed."""
     return tuple(name for name in {**before, **after} if before.get(name) is not after.get(name))
@@ -960,6 +1007,7 @@ RULES: tuple[Rule, ...] = (
     memory_is_true,
     retreats_are_just,
     room_is_needed,
+    page_is_true,
     settled_is_settled,
 )
 

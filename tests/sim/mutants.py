@@ -35,6 +35,7 @@ from supervisor.model import (
     Signal,
     SpawnFailed,
     State,
+    StepAside,
     Switch,
     Tell,
     Wanted,
@@ -523,6 +524,25 @@ def trusted_too_early(policy: Policy) -> Policy:
     return _deceived(policy, by(0.25), by(4.0))
 
 
+def page_stays(policy: Policy) -> Policy:
+    """The page is not taken away when an instance is ready."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        fleet, effects, wake = policy.step(fleet, event, now)
+        return fleet, tuple(e for e in effects if not isinstance(e, StepAside)), wake
+
+    return replace(policy, step=step)
+
+
+def page_instead_of_waiting(policy: Policy) -> Policy:
+    """Customers get the page at once, although a restart would serve them."""
+
+    def by(factor: float) -> Change:
+        return lambda s: replace(s, sorry=replace(s.sorry, after_s=s.sorry.after_s and s.sorry.after_s * factor))
+
+    return _deceived(policy, by(0.125), by(8.0))
+
+
 MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     backoff_without_a_timer,
     no_id_check,
@@ -557,4 +577,6 @@ MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     link_left_behind,
     link_before_the_preflight,
     trusted_too_early,
+    page_stays,
+    page_instead_of_waiting,
 )

@@ -22,6 +22,7 @@ from supervisor.model import (
     RestartWhen,
     Retirement,
     Severity,
+    SorrySettings,
 )
 
 NAMES = ("db", "store", "search", "mail", "extra")
@@ -175,6 +176,9 @@ def _program(random: Random, name: str, earlier: tuple[str, ...]) -> ProgramPlan
     if linked:
         probation_s = Random(f"probation of {settings}").choice((5.0, 30.0, 120.0))
         settings = replace(settings, release=replace(settings.release, probation_s=probation_s))
+    if settings.launch.sockets:
+        after_s = Random(f"page of {settings}").choice((None, 0.5, 3.0, 3.0))
+        settings = replace(settings, sorry=SorrySettings(after_s=after_s))
     return ProgramPlan(
         settings,
         directory,
