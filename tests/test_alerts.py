@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import shutil
@@ -28,8 +27,8 @@ from supervisor.records import journal as journal_module
 from supervisor.records.journal import Journal
 from supervisor.records.log import utc
 from tests.disk import alone_on_small_disk, fill
+from tests.receivers import DEADLINE_S, Receiver, until
 
-DEADLINE_S = 15.0
 PACE = Pace(deadline_s=5.0, first_s=0.01, limit_s=0.02)
 MESSAGE = Message(
     id="host-3-100-hang-0-ab",
@@ -46,75 +45,11 @@ MESSAGE = Message(
 )
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        threading.Event().wait(0.005)
-
-
 def send(target: str, deadline_s: float = DEADLINE_S) -> list[str]:
     """What the channel logged."""
     logged: list[str] = []
     channel(target, logged.append).send(MESSAGE, deadline_s)
     return logged
-
-
-class Receiver(http.server.ThreadingHTTPServer):
-    """Answers each POST by what `answers` says next: a status, or "hang" or "drip" until the end; 200 when nothing is left."""
-
-    daemon_threads = True
-
-    def __init__(self, answers: tuple[int | str, ...] = ()) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers = list(answers)
-        self.taken: list[object] = []  # texts that were answered by 200
-        self.got: list[tuple[str, dict[str, str], dict[str, object]]] = []
-        self.ending = threading.Event()
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    @property
-    def target(self) -> str:
-        return f"webhook:http://127.0.0.1:{self.server_address[1]}/hook?token=secret"
-
-    def wait_for(self, count: int) -> None:
-        until(lambda: len(self.got) >= count)
-
-    def texts(self) -> list[object]:
-        return [body["text"] for _, _, body in self.got]
-
-    def end(self) -> None:
-        self.ending.set()
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.got.append((self.path, dict(self.headers), body))
-        answer = self.server.answers.pop(0) if self.server.answers else 200
-        if answer == 200:
-            self.server.taken.append(body["text"])
-        if answer == "drip":
-            while not self.server.ending.wait(0.01):
-                try:
-                    self.wfile.write(b"H")
-                except OSError:
-                    return
-        elif answer == "hang":
-            self.server.ending.wait()
-        else:
-            self.send_response(int(answer))
-            self.send_header("Location", "http://127.0.0.1:1/elsewhere")
-            self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
 
 
 @pytest.fixture
