@@ -19,7 +19,7 @@ import pytest
 
 from supervisor.alerts import delivery as delivery_module
 from supervisor.alerts.channels import channel, named
-from supervisor.alerts.delivery import Delivery, Pace
+from supervisor.alerts.delivery import Clock, Delivery, Pace
 from supervisor.alerts.message import ChannelError, Message
 from supervisor.lanes import Lane
 from supervisor.model import Severity, Tell
@@ -29,6 +29,7 @@ from supervisor.records.log import utc
 from tests.disk import alone_on_small_disk, fill
 from tests.receivers import DEADLINE_S, Receiver, until
 
+BEGAN = time.time()
 PACE = Pace(deadline_s=5.0, first_s=0.01, limit_s=0.02)
 MESSAGE = Message(
     id="host-3-100-hang-0-ab",
@@ -195,6 +196,38 @@ def test_named_never_repeats_a_secret() -> None:
 # delivery
 
 
+class VirtualClock(Clock):
+    """Its hours pass at once: waiting is all that takes time."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def mono(self) -> float:
+        return self.passed
+
+    def wall(self) -> float:
+        return BEGAN + self.passed
+
+    def wait(self, event: threading.Event, seconds: float) -> None:
+        self.passed += seconds
+
+
+class DownUntil:
+    """A channel in virtual time: nothing gets through before `up_s`."""
+
+    def __init__(self, clock: VirtualClock, up_s: float) -> None:
+        self.clock = clock
+        self.up_s = up_s
+        self.tries = 0
+        self.got: list[Message] = []
+
+    def send(self, message: Message, deadline_s: float) -> None:
+        self.tries += 1
+        if self.clock.passed < self.up_s:
+            raise ChannelError("cannot reach it")
+        self.got.append(message)
+
+
 class Room:
     """A state directory with a life of the supervisor: its journal and its delivery."""
 
@@ -203,9 +236,9 @@ class Room:
         self.remarks: list[str] = []
         self.life: tuple[Journal, Delivery] | None = None
 
-    def live(self, pace: Pace = PACE) -> Delivery:
+    def live(self, pace: Pace = PACE, clock: Clock | None = None) -> Delivery:
         journal = Journal(self.state_dir, Lane("journal"), self.remarks.append)
-        self.life = (journal, Delivery(journal, self.remarks.append, pace))
+        self.life = (journal, Delivery(journal, self.remarks.append, pace, clock))
         return self.life[1]
 
     def close(self) -> None:
@@ -307,6 +340,115 @@ def test_a_channel_that_fails_for_good_is_said_once_and_when_it_works_again(room
     assert room.waiting() == []
 
 
+def test_a_channel_that_is_down_for_an_hour_gets_all_in_order_and_grouped(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried all of a virtual hour, while thirty messages come."""
+    clock = VirtualClock()
+    down = DownUntil(clock, 3600.0)
+    monkeypatch.setattr(delivery_module, "channel", lambda *_: down)
+    delivery, begins = room.live(Pace(), clock), threading.Event()
+    delivery._box("command:/a").lane.put(begins.wait)  # nothing is tried before all have come
+    for number in range(30):
+        delivery.tell(tell("command:/a", key=str(number), text=f"fact {number}"), BEGAN + number)
+    begins.set()
+    until(lambda: len(down.got) > 1)
+    room.close()
+    first, rest = down.got
+    assert 3600.0 <= clock.passed < 3600.0 + 62.0
+    assert 60 <= down.tries < 120
+    assert first.text == "fact 0"
+    assert rest.text.startswith("29 messages that could not be sent before:\n\n")
+    places = [rest.text.index(f" fact {number}\n") for number in range(1, 29)] + [rest.text.index(" fact 29")]
+    assert places == sorted(places)
+    assert len(set(rest.members)) == 29
+    assert room.waiting() == []
+    assert [remark.partition(" command")[0] for remark in room.remarks] == ["alerts through", "alerts through"]
+
+
+def test_a_group_keeps_its_id_when_we_die_before_it_is_noted(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive(*[500] * 3)
+    slow = Pace(deadline_s=5.0, first_s=60.0, limit_s=60.0)
+    told_wall = time.time() - 120.0
+    for life in range(3):  # each dies with the first try, and leaves more behind
+        delivery = room.live(slow)
+        delivery.resume()
+        for number in range(3):
+            key = f"{life}.{number}"
+            delivery.tell(tell(receiver.target, key=key, text=key), told_wall)
+        receiver.wait_for(life + 1)
+        room.close()
+    room.live().resume()
+    until(lambda: room_is_empty(room))
+    room.close()
+    said = [body for _, _, body in receiver.got if "messages that" in str(body["text"])]
+    assert len({str(body["id"]) for body in said}) < len(said)  # one that was tried before came again under the same id
+    taken = "".join(map(str, receiver.taken))
+    for life in range(3):
+        for number in range(3):
+            assert taken.count(f"{life}.{number}") == 1
+    assert room.waiting() == []
+
+
+def room_is_empty(room: Room) -> bool:
+    assert room.life is not None
+    return not any(state.waiting for state in room.life[1].states())
+
+
+def test_a_channel_that_fails_for_long_is_told_through_the_others_and_when_it_is_back(
+    room: Room, receive: Callable[..., Receiver]
+) -> None:
+    dead, well, public = receive(*[500] * 3), receive(), receive()
+    delivery = room.live(Pace(deadline_s=5.0, first_s=0.01, limit_s=0.02, failing_s=0.0))
+    delivery.use([dead.target, well.target, "journal:"], [public.target])
+    delivery.tell(tell(dead.target), time.time())
+    well.wait_for(2)
+    until(lambda: room_is_empty(room))
+    states = {state.name: state for state in delivery.states()}
+    room.close()
+    first, second = (body for _, _, body in well.got)
+    assert first["text"] == "alerts through webhook:127.0.0.1 do not arrive: 127.0.0.1 answered 500"
+    assert first["severity"] == "critical"
+    assert str(second["text"]).startswith("alerts through webhook:127.0.0.1 arrive again")
+    assert public.got == []
+    assert [text for text in dead.texts() if "do not arrive" in str(text)] == []
+    assert all(state.failing_wall is None for state in states.values())
+    assert "journal:" in states
+
+
+def test_states_say_what_waits_and_why(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive(500)
+    delivery = room.live(Pace(deadline_s=5.0, first_s=60.0, limit_s=60.0))
+    for number in range(3):
+        delivery.tell(tell(receiver.target, key=str(number)), time.time())
+    until(lambda: delivery.states()[0].failing_wall is not None)
+    (state,) = delivery.states()
+    assert (state.name, state.waiting, state.problem) == ("webhook:127.0.0.1", 3, "127.0.0.1 answered 500")
+
+
+def test_a_message_that_the_other_side_does_not_want_holds_up_no_other(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive(413)
+    delivery = room.live(Pace(deadline_s=5.0, first_s=0.01, limit_s=0.02, refused_s=0.0))
+    for number in range(2):
+        delivery.tell(tell(receiver.target, key=str(number), text=str(number)), time.time())
+    until(lambda: receiver.taken == ["1"])
+    room.close()
+    assert room.waiting() == []
+
+
+def test_a_rehearsal_goes_to_those_on_call_and_is_remembered(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver, public = receive(), receive()
+    delivery = room.live()
+    delivery.use([receiver.target], [public.target])
+    wall = time.time()
+    delivery.rehearse(wall)
+    receiver.wait_for(1)
+    room.close()
+    assert "rehearsal" in str(receiver.texts()[0])
+    assert public.got == []
+    room.live()
+    assert room.life is not None
+    assert room.life[0].rehearsed_wall() == wall
+
+
 def test_a_slow_channel_delays_no_other(room: Room, receive: Callable[..., Receiver]) -> None:
     slow, quick = receive("hang"), receive()
     delivery = room.live()
@@ -357,7 +499,7 @@ def test_what_is_too_old_is_no_news(room: Room, receive: Callable[..., Receiver]
 
 KILLED = """
 import sys, time
-from supervisor.alerts.delivery import Delivery, Pace
+from supervisor.alerts.delivery import Clock, Delivery, Pace
 from supervisor.alerts.message import ChannelError, Message
 from supervisor.lanes import Lane
 from supervisor.model import Severity, Tell
@@ -368,6 +510,7 @@ delivery = Delivery(journal, print, Pace(deadline_s=5.0, first_s=0.01, limit_s=0
 delivery.resume()
 for number in range(int(sys.argv[3]), int(sys.argv[4])):
     delivery.tell(Tell(3, "store", str(number), Severity.WARNING, str(number), (sys.argv[2],)), time.time())
+journal.posted(()).result()  # what was told before is written down too
 print("told", flush=True)
 time.sleep(60)
 """
@@ -383,6 +526,7 @@ def test_sigkill_loses_no_message_and_doubles_none_but_the_one_under_way(room: R
             receiver.wait_for(len(receiver.got) + life + 1)
             daemon.kill()
     room.live().resume()
+
     until(lambda: len(set(receiver.taken)) == 40)
     room.close()
     assert room.waiting() == []
