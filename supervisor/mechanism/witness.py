@@ -45,9 +45,9 @@ class Witness:
         found = await self._look(program, instance, evidence.TAKERS)
         cause = found.cause
         if cause is None:
-            self._post(EvidenceTaken(instance.id, found.summary))
+            self._post(EvidenceTaken(instance.id, found.summary, suspected=instance.suspected))
         else:
-            self._post(EvidenceTaken(instance.id, found.summary, cause.key, cause.where, cause.outside))
+            self._post(EvidenceTaken(instance.id, found.summary, cause.key, cause.where, cause.outside, instance.suspected))
 
     async def condemned(self, program: Program, instance: Instance) -> None:
         """What one does that is to be killed, by the ways that are taken only then; where its cause is known already, nothing."""

@@ -97,6 +97,7 @@ class EvidenceTaken:
     cause: str = ""  # the cause's key: the same one the next time; "" when none was found
     where: str = ""  # its place, for people: "store/coupons.py:41 apply()"
     peer: str = ""  # for whom all its threads wait, where that is one
+    suspected: float | None = None  # of which suspicion it was taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def ended(program: Program, instance: Instance, event: Exited, now: float) -> Pr
             return note(program, "instance.killed", f"killed: {instance.why}", instance)
         case ((State.RETIRING | State.KILLING), _):
             program = replace(program, trial=_unproven(program, instance, now))
-            if instance.state is State.RETIRING and instance.suspected is not None and event.status == 0:  # no signal ended it
+            if instance.state is State.RETIRING and event.status == 0 and moved_again(instance):  # no signal ended it
                 program = memory.passed(program, instance)
             return note(
                 program,
@@ -88,6 +88,11 @@ def ended(program: Program, instance: Instance, event: Exited, now: float) -> Pr
             )
         case _:
             return _unasked(program, instance, event, words, now)
+
+
+def moved_again(instance: Instance) -> bool:
+    """Whether it was seen to move since it was suspected. A server that ends without that may have ended its own looping worker."""
+    return instance.suspected is not None and instance.moved is not None and instance.moved > instance.suspected
 
 
 def never_ready(program: Program, instance: Instance, now: float, why: str) -> Program:

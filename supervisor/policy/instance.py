@@ -205,7 +205,7 @@ def _judge(program: Program, instance: Instance, world: World, clock: Clock) -> 
     suspected = instance.suspected if instance.suspected is not None else instance.since
     if patience is None:
         return _look(program, instance, clock) if clock.due(newest + SILENCE_S) else (program, instance, ())
-    poison = verdict.nature is Nature.SPINNING and memory.endless(program, instance, clock.now) and stuck(program, world)
+    poison = verdict.nature is Nature.SPINNING and memory.endless(program, instance, clock.now) and stuck(program, instance, world)
     proof = max(instance.moved, instance.excused or 0.0) + (min(POISON_S, patience) if poison else patience)
     if not clock.due(proof) or (instance.evidence is None and not clock.due(suspected + EVIDENCE_S)):
         return _look(program, instance, clock) if clock.due(newest + SILENCE_S) else (program, instance, ())

@@ -46,6 +46,14 @@ def killed(program: Program, instance: Instance, now: float) -> Program:
     return replace(program, outside=Outside(instance.peer, since, now))
 
 
+def spared(program: Program, instance: Instance) -> Program:
+    """One that was to be killed for its peer was not: nothing was tried by that."""
+    now = program.outside
+    if now is None or now.tried != instance.since or now.peer != instance.peer:
+        return program
+    return replace(program, outside=None if now.since == now.tried else replace(now, tried=None))
+
+
 def _tell(program: Program, now: Outside, clock: Clock) -> Program:
     waiting = [i for i in program.instances if excused(program, i)]
     program = replace(program, outside=now)

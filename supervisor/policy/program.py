@@ -172,9 +172,11 @@ def _hear_instance(program: Program, instance: Instance, event: InstanceEvent, n
                 program = note(program, "instance.leaking", f"leaking: {event.verdict.because}", instance)
             return one.put(program, seen)
         case Spared():
-            return one.put(program, one.spare(instance, event, now))
+            return one.put(outside.spared(program, instance), one.spare(instance, event, now))
         case WorkerLooked():
             return one.put(program, worker.look(instance, event)) if instance.state is State.READY else program
+        case EvidenceTaken() if event.suspected is not None and instance.suspected not in (None, event.suspected):
+            return program  # of a suspicion that is over: what it does now is another thing
         case EvidenceTaken():
             found = replace(instance, evidence=event.summary, cause=event.cause, where=event.where, peer=event.peer)
             return memory.met(one.put(program, found), found, release(program, found), now)

@@ -117,11 +117,12 @@ def excused(program: Program, instance: Instance) -> bool:
     return program.outside is not None and instance.state is State.SUSPECT and instance.peer == program.outside.peer
 
 
-def stuck(program: Program, world: World) -> bool:
-    """Whether nobody serves, nobody starts, and nobody can be started: then a suspect holds all that customers could have."""
+def stuck(program: Program, instance: Instance, world: World) -> bool:
+    """Whether nobody serves, nobody starts, and nobody can be started: then this suspect holds all that customers could have."""
     if any(i.state in (State.READY, State.STARTING) for i in program.instances):
         return False
-    return len(program.instances) >= ceiling(program, world) or len(program.reliefs) >= program.settings.relief.budget
+    full = len(program.instances) >= ceiling(program, world) or len(program.reliefs) >= program.settings.relief.budget
+    return full or not instance.room
 
 
 def counts(program: Program, instance: Instance) -> bool:

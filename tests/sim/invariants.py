@@ -269,7 +269,8 @@ def _hear_causes(turn: Turn, ledger: Ledger) -> None:
                 known.proven.append(turn.now)
                 del known.proven[:-PROOFS_LIMIT]
             case Exited() if known is not None and before.state is State.RETIRING and before.suspected is not None:
-                known.passed = known.passed or event.status == 0
+                moved = before.moved is not None and before.moved > before.suspected
+                known.passed = known.passed or (event.status == 0 and moved)
             case Looked() | Spared() if known is not None and before.suspected and after is not None and not after.suspected:
                 known.passed = True
             case _:
