@@ -9,6 +9,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -74,17 +75,19 @@ def test_mail_arrives_through_apprise_with_the_whole_page() -> None:
     server.start()
     try:
         target = f"mailto://127.0.0.1:{port}?from=reviver@shop.example&to=ops@shop.example&mode=insecure"
-        channel(target, print).send(MESSAGE, DEADLINE_S)
+        channel(target, print).send(replace(MESSAGE, text=f"{MESSAGE.text} <script>"), DEADLINE_S)
     finally:
         server.stop()
     (mail,) = mailbox.got
-    assert mail["Subject"] == "[critical] store on host, incident 3"
+    assert mail["Subject"] == "critical: store on host, incident 3"
     assert "ops@shop.example" in mail["To"]
     assert mail["Idempotency-Key"] == MESSAGE.id
     text = mail.get_body(("plain",))
     assert text is not None
-    for piece in (MESSAGE.text, "since 2026", "reviver explain store", "runbook: https://wiki/store"):
-        assert piece in text.get_content()
+    lines = [" ".join(line.split()) for line in text.get_content().splitlines()]
+    assert f"{MESSAGE.text} <script>" in lines
+    assert {"since: 2026-01-01T00:00:00.000Z", "reviver explain store", "runbook: https://wiki/store"} <= set(lines)
+    assert mail.get_body(("html",)) is None
 
 
 def test_ntfy_takes_it_through_apprise_and_a_refusal_is_a_sentence_without_the_topic(receive: Callable[..., Receiver]) -> None:

@@ -13,16 +13,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from supervisor.alerts import delivery as delivery_module
 from supervisor.alerts.channels import channel, named
 from supervisor.alerts.delivery import Clock, Delivery, Pace
-from supervisor.alerts.message import ChannelError, Message
+from supervisor.alerts.message import ChannelError, Message, page, title
 from supervisor.lanes import Lane
-from supervisor.model import Severity, Tell
+from supervisor.model import Severity, Tell, Voice
 from supervisor.records import journal as journal_module
 from supervisor.records.journal import Journal
 from supervisor.records.log import utc
@@ -272,7 +274,8 @@ def test_a_message_says_all_that_people_need(room: Room, receive: Callable[..., 
     receiver = receive()
     delivery = room.live()
     began = time.time()
-    delivery.tell(tell(receiver.target, text="store:7 hangs \x1b[2J"), began, "https://wiki/store")
+    hangs = replace(tell(receiver.target, text="store:7 hangs \x1b[2J"), affected="those in store:7")
+    delivery.tell(hangs, began, "https://wiki/store")
     delivery.tell(tell(receiver.target, key="crash-loop"), began + 60.0)
     until(lambda: len(receiver.got) == 2)
     first, second = (body for _, _, body in receiver.got)
@@ -286,12 +289,36 @@ def test_a_message_says_all_that_people_need(room: Room, receive: Callable[..., 
         "text": "store:7 hangs \\x1b[2J",
         "host": socket.gethostname(),
         "since": utc(began),
-        "commands": ["reviver explain store", "reviver status", "reviver logs store"],
+        "commands": ["reviver ack 3", "reviver incident 3", "reviver explain store"],
         "runbook": "https://wiki/store",
+        "voice": "Reviver is healing it",
+        "affected": "those in store:7",
+        "done": "",
+        "comes": "",
         "members": [],
     }
     assert second["since"] == first["since"]
     assert second["id"] != first["id"]
+
+
+def test_the_public_reads_plain_words_alone(room: Room, receive: Callable[..., Receiver]) -> None:
+    receiver = receive()
+    public = replace(tell(receiver.target, text="store is not available."), voice=Voice.PUBLIC)
+    room.live().tell(public, time.time(), "https://wiki/store")
+    receiver.wait_for(1)
+    message = msgspec.json.decode(receiver.raw[0], type=Message)
+    assert (title(message), page(message)) == ("store", "store is not available.")
+    assert (message.commands, message.runbook) == ((), "")
+
+
+def test_a_page_fits_a_screen_and_ends_with_what_to_paste() -> None:
+    whole = replace(MESSAGE, voice="needs you", affected="all customers", done="store:8 was started", comes="store:7 is killed")
+    lines = page(whole).splitlines()
+    assert title(whole) == "needs you: store on host, incident 3"
+    assert len(lines) <= 24
+    assert lines[-3:] == [f"  {command}" for command in MESSAGE.commands]
+    assert {"affected: all customers", "done:     store:8 was started", "next:     store:7 is killed"} <= set(lines)
+    assert "runbook:  https://wiki/store" in lines
 
 
 def test_one_fact_is_one_message_for_a_channel_also_in_a_later_life(room: Room, receive: Callable[..., Receiver]) -> None:
@@ -500,7 +527,7 @@ def test_what_is_too_old_is_no_news(room: Room, receive: Callable[..., Receiver]
 KILLED = """
 import sys, time
 from supervisor.alerts.delivery import Clock, Delivery, Pace
-from supervisor.alerts.message import ChannelError, Message
+from supervisor.alerts.message import ChannelError, Message, page, title
 from supervisor.lanes import Lane
 from supervisor.model import Severity, Tell
 from supervisor.records.journal import Journal

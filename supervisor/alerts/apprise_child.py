@@ -14,6 +14,7 @@ import re
 import sys
 from typing import Any
 
+WELL = ("over", "healed by itself")  # voices that say that it is well again
 SECRET_LENGTH = 4  # pieces of the address at least that long are not repeated
 
 
@@ -39,13 +40,13 @@ def main() -> int:
         return _fail(64, "is not understood by apprise: see its documentation for how this service is written")
     if isinstance(headers := getattr(service, "headers", None), dict):  # mail and JSON: a receiver can tell a second one
         headers["Idempotency-Key"] = order["id"]
-    kind = apprise.NotifyType.WARNING if order["severity"] == "warning" else apprise.NotifyType.FAILURE
-    if order["over"]:
-        kind = apprise.NotifyType.SUCCESS
-    elif order["severity"] == "info":
-        kind = apprise.NotifyType.INFO
+    kinds = {"info": apprise.NotifyType.INFO, "warning": apprise.NotifyType.WARNING, "critical": apprise.NotifyType.FAILURE}
+    kind = apprise.NotifyType.SUCCESS if order["voice"] in WELL else kinds[order["severity"]]
     with contextlib.redirect_stdout(sys.stderr):
-        sent = service.notify(body=order["body"], title=order["title"], notify_type=kind)
+        everyone = apprise.Apprise()
+        everyone.add(service)
+        text = apprise.NotifyFormat.TEXT  # with its lines, and never as HTML: it holds what a hostile program wrote
+        sent = everyone.notify(body=order["body"], title=order["title"], notify_type=kind, body_format=text)
     return 0 if sent else _fail(1, f"did not take it: {_harmless(last.text, order['target']) or 'apprise does not say why'}")
 
 

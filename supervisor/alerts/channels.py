@@ -141,7 +141,7 @@ class Apprise:
         self._target = target
 
     def send(self, message: Message, deadline_s: float) -> None:
-        order = {"target": self._target, "id": message.id, "severity": message.severity, "over": message.key == "over"}
+        order = {"target": self._target, "id": message.id, "severity": message.severity, "voice": message.voice}
         order |= {"title": title(message), "body": page(message)}
         words = (sys.executable, "-P", "-m", "supervisor.alerts.apprise_child")
         code, said = hand_over(words, msgspec.json.encode(order), {}, deadline_s)

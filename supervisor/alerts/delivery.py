@@ -26,7 +26,7 @@ from supervisor.alerts.channels import channel, named
 from supervisor.alerts.message import ChannelError, Message
 from supervisor.alerts.message import group as grouped
 from supervisor.lanes import Lane
-from supervisor.model import Tell
+from supervisor.model import Tell, Voice
 from supervisor.records.journal import Journal, Letter
 from supervisor.records.log import escaped, utc
 
@@ -196,6 +196,7 @@ class Delivery:
         return self._newest_wall
 
     def _message(self, tell: Tell, target: str, since: float, runbook: str) -> Message:
+        public = tell.voice is Voice.PUBLIC
         return Message(
             id=f"{self._host}-{tell.incident}-{since:.0f}-{tell.key}-{tell.step}-{_where(target)}",
             incident=tell.incident,
@@ -206,8 +207,12 @@ class Delivery:
             text=escaped(tell.text)[:TEXT_LIMIT],
             host=self._host,
             since=utc(since),
-            commands=(f"reviver explain {tell.program}", "reviver status", f"reviver logs {tell.program}"),
-            runbook=escaped(runbook),
+            commands=() if public else _commands(tell),
+            runbook="" if public else escaped(runbook),
+            voice=tell.voice.value,
+            affected=escaped(tell.affected)[:TEXT_LIMIT],
+            done=escaped(tell.done)[:TEXT_LIMIT],
+            comes=escaped(tell.comes)[:TEXT_LIMIT],
         )
 
     def _announce(self, targets: Sequence[str], key: str, severity: str, text: str, wall: float) -> None:
@@ -369,6 +374,12 @@ class Delivery:
         others = [target for target in self._on_call if target != box.target and not target.startswith("journal:")]
         if others:
             self._announce(others, key, severity, text, wall)
+
+
+def _commands(tell: Tell) -> tuple[str, ...]:
+    """What to type next; the acknowledgement, where one is wanted, first."""
+    look = (f"reviver incident {tell.incident}", f"reviver explain {tell.program}")
+    return look if tell.voice in (Voice.OVER, Voice.HEALED) else (f"reviver ack {tell.incident}", *look)
 
 
 def _where(target: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from supervisor.model import Voice
+
 SEVERITIES = ("info", "warning", "critical")
 
 
@@ -37,6 +39,10 @@ class Message:
     since: str  # RFC 3339
     commands: tuple[str, ...]
     runbook: str
+    voice: str = ""  # how it speaks: "needs you", "healed by itself", "public" ...; "" is about Reviver itself
+    affected: str = ""  # one sentence each: who is affected, what was done so far, what comes next
+    done: str = ""
+    comes: str = ""
     members: tuple[str, ...] = ()  # the ids of those that it says in one
 
 
@@ -57,16 +63,23 @@ def group(messages: Sequence[Message], times: Sequence[str], id: str) -> Message
 
 def title(message: Message) -> str:
     """One line for a subject."""
-    return f"[{message.severity}] {message.program} on {message.host}" + (
-        f", incident {message.incident}" if message.incident else ""
-    )
+    if message.voice == Voice.PUBLIC:
+        return message.program
+    how = message.voice or message.severity
+    return f"{how}: {message.program} on {message.host}" + (f", incident {message.incident}" if message.incident else "")
 
 
 def page(message: Message) -> str:
-    """The whole message as a page of text."""
-    parts = [message.text, f"since {message.since}"]
-    if message.commands:
-        parts.append("\n".join(f"  {command}" for command in message.commands))
-    if message.runbook:
-        parts.append(f"runbook: {message.runbook}")
-    return "\n\n".join(parts)
+    """The whole message as a page of text. Its last lines are there to be pasted."""
+    if message.voice == Voice.PUBLIC:
+        return message.text
+    lines = [message.text, "", f"since:    {message.since}"]
+    for name, text in (
+        ("affected", message.affected),
+        ("done", message.done),
+        ("next", message.comes),
+        ("runbook", message.runbook),
+    ):
+        if text:
+            lines.append(f"{name + ':':<10}{text}")
+    return "\n".join((*lines, "", *(f"  {command}" for command in message.commands))).rstrip()
