@@ -218,7 +218,7 @@ class Daemon:
         for record in records:
             program = record.program
             for instance in program.instances:
-                if instance.opened and instance.pid is not None:
+                if instance.pid is not None:
                     fds = kept.pop(_kept_instance(instance.id), ())
                     call = (survivor, instance, fds, program.settings.output.to)
                     living[instance.id] = await self._lanes["read"].run(*call, deadline_s=READ_S)

@@ -28,7 +28,7 @@ def adopt(fleet: Fleet, written: Iterable[tuple[Program, float]], unborn: Collec
 def _program(program: Program, at: float, unborn: Collection[InstanceId]) -> Program:
     return replace(
         program,
-        instances=tuple(_instance(i, at) for i in program.instances if i.opened and i.id not in unborn),
+        instances=tuple(_instance(i, at) for i in program.instances if i.pid is not None and i.id not in unborn),
         apologizing=False,  # who answered in its place ended with the dead supervisor
         preflight=Preflight.NEEDED if program.preflight is Preflight.ASKED else program.preflight,
         link=None if program.link is None else replace(program.link, asked=None),
