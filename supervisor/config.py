@@ -36,6 +36,7 @@ from supervisor.model import (
     HealthSettings,
     LaunchSettings,
     Limits,
+    MaintenanceSettings,
     OutputSettings,
     OutputTo,
     ProgramSettings,
@@ -48,6 +49,7 @@ from supervisor.model import (
     Severity,
     SorrySettings,
     StakeholderSettings,
+    Weekday,
 )
 from supervisor.readers import ConfigError, dotted, quoted, shown, spell_duration, suggestion
 
@@ -57,6 +59,7 @@ CONTROL_SOCKET = "control.sock"  # in runtime_dir
 FILE_LIMIT_BYTES = 4 * 1024 * 1024  # a thousand programs take less than one; anything above is not a configuration
 INCLUDE_LIMIT = 1000  # files: a pattern that meets more has gone astray
 SORRY_S = 3.0  # a page is better than a browser that hangs, and most starts take less
+WINDOW_LIMIT_S = 7 * 86400.0
 INSTANCES_LIMIT = 1000  # beyond it a typing error is likelier than a host that can
 
 
@@ -76,13 +79,11 @@ class Key:
     """One key.
 
     field   the model's name for it, "" the same
-    idle    why it has no effect yet
     secret  its value is never shown
     """
 
     read: readers.Reader
     field: str = ""
-    idle: str = ""
     secret: bool = False
 
 
@@ -93,8 +94,6 @@ class Section:
     keys: Mapping[str, Key | Section]
     make: Callable[..., Any]
 
-
-_NO_STAKEHOLDERS = "stakeholders are not told yet"
 
 REVIVER: Mapping[str, Key | Section] = {
     "runtime_dir": Key(readers.path),
@@ -205,14 +204,15 @@ PROGRAM: Mapping[str, Key | Section] = {
 ESCALATION: Mapping[str, Key | Section] = {
     "after": Key(readers.duration(), "after_s"),
     "notify": Key(readers.several(readers.channel), secret=True),
-    "repeat": Key(readers.duration("1s", off=True), "repeat_s", "messages are not repeated yet"),
+    "repeat": Key(readers.duration("1s", off=True), "repeat_s"),
     "when": Key(readers.choice({"warning": Severity.WARNING, "critical": Severity.CRITICAL})),
     "programs": Key(readers.several(readers.program_name)),
 }
 
 STAKEHOLDERS: Mapping[str, Key | Section] = {
-    "notify": Key(readers.several(readers.channel), "", _NO_STAKEHOLDERS, secret=True),
-    "after": Key(readers.duration(), "after_s", _NO_STAKEHOLDERS),
+    "notify": Key(readers.several(readers.channel), secret=True),
+    "after": Key(readers.duration(), "after_s"),
+    **{name: Key(readers.template("program", "lasted", "affected")) for name in ("begin", "back", "again", "over", "stopped")},
 }
 
 ALERTS: Mapping[str, Key | Section] = {
@@ -220,7 +220,14 @@ ALERTS: Mapping[str, Key | Section] = {
     "rehearse": Key(readers.duration("1h", off=True), "rehearse_s"),
 }
 
-TABLES = ("reviver", "program", "escalation", "stakeholders", "alerts")
+MAINTENANCE: Mapping[str, Key | Section] = {
+    "days": Key(readers.several(readers.choice({day.name.lower(): day for day in Weekday}))),
+    "at": Key(readers.time_of_day, "minute"),
+    "lasts": Key(readers.duration("1m"), "lasts_s"),
+    "programs": Key(readers.several(readers.program_name)),
+}
+
+TABLES = ("reviver", "program", "escalation", "stakeholders", "maintenance", "alerts")
 INCLUDED_TABLES = ("program", "escalation")
 
 
@@ -357,8 +364,6 @@ class _Document:
         except readers.Refused as bad:
             self.fault(at, bad.problem, bad.mend, "" if key.secret else shown(value))
             return
-        if key.idle:
-            self.unused.append(f"{at} has no effect yet: {key.idle}")
 
     def any_faulty(self, at: str, keys: tuple[str, ...]) -> bool:
         return not self.faulty.isdisjoint(f"{at}.{key}" for key in keys)
@@ -415,6 +420,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     programs = _programs(documents)
     escalation = _escalation(documents, programs)
     stakeholders = document.section(raw.get("stakeholders", {}), STAKEHOLDERS, "stakeholders")
+    maintenance = _maintenance(document, raw, programs)
     alerts = document.section(raw.get("alerts", {}), ALERTS, "alerts")
     if alerts.get("secret_file"):
         alerts["secret_file"] = document.path(alerts["secret_file"])
@@ -428,6 +434,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         programs=tuple(settings for settings, _ in programs.values()),
         escalation=escalation,
         stakeholders=StakeholderSettings(**stakeholders),
+        maintenance=maintenance,
         alerts=AlertSettings(**alerts),
         unused=tuple(unused),
     )
@@ -691,25 +698,42 @@ def _circles(after: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
 def _escalation(documents: list[tuple[dict[str, Any], _Document]], programs: Programs) -> tuple[EscalationStep, ...]:
     steps = []
     for raw, document in documents:
-        tables = raw.get("escalation", [])
-        if not isinstance(tables, list):
-            document.fault(
-                "escalation", f"is {readers.kind(tables)}, not a list of steps", "write [[escalation]], with two brackets"
-            )
-            continue
-        for number, table in enumerate(tables, 1):
-            at = f"escalation[{number}]"
+        for at, table in _tables(document, raw, "escalation", "steps"):
             step = EscalationStep(**document.section(table, ESCALATION, at))
-            for name in step.programs:
-                if name not in programs:
-                    document.fault(
-                        f"{at}.programs",
-                        f"{quoted(name)} is no program",
-                        suggestion(name, programs) or "name one of this configuration",
-                    )
+            _known_programs(document, at, step.programs, programs)
             _need_apprise(document, f"{at}.notify", step.notify)
             steps.append(step)
     return tuple(steps)
+
+
+def _maintenance(document: _Document, raw: dict[str, Any], programs: Programs) -> tuple[MaintenanceSettings, ...]:
+    windows = []
+    for at, table in _tables(document, raw, "maintenance", "windows"):
+        window = MaintenanceSettings(**document.section(table, MAINTENANCE, at))
+        _known_programs(document, at, window.programs, programs)
+        if isinstance(table, dict) and "at" not in table:
+            document.fault(f"{at}.at", "is missing", 'write when it begins, e.g. at = "02:00"')
+        if window.lasts_s > WINDOW_LIMIT_S:
+            document.fault(f"{at}.lasts", "is above 7d", "nobody would be told of anything: name the days instead")
+        windows.append(window)
+    return tuple(windows)
+
+
+def _tables(document: _Document, raw: dict[str, Any], name: str, what: str) -> Iterator[tuple[str, Any]]:
+    """The tables of a list of them, each with its key path."""
+    tables = raw.get(name, [])
+    if not isinstance(tables, list):
+        document.fault(name, f"is {readers.kind(tables)}, not a list of {what}", f"write [[{name}]], with two brackets")
+        return
+    for number, table in enumerate(tables, 1):
+        yield f"{name}[{number}]", table
+
+
+def _known_programs(document: _Document, at: str, names: tuple[str, ...], programs: Programs) -> None:
+    for name in names:
+        if name not in programs:
+            mend = suggestion(name, programs) or "name one of this configuration"
+            document.fault(f"{at}.programs", f"{quoted(name)} is no program", mend)
 
 
 def _need_apprise(document: _Document, at: str, channels: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn, assert_never
 
 from supervisor import __version__, config, host
+from supervisor.alerts.channels import named
 from supervisor.alerts.delivery import Delivery
 from supervisor.alerts.message import ChannelError
 from supervisor.alerts.ping import Ping
@@ -33,6 +34,7 @@ from supervisor.mechanism import launch, priority, reap, release
 from supervisor.mechanism.adoption import Survivor, listeners, survivor
 from supervisor.mechanism.apologist import Apologists
 from supervisor.mechanism.cgroups import Groups
+from supervisor.mechanism.maintenance import muted
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.starter import Starter
@@ -56,6 +58,7 @@ from supervisor.model import (
     Kill,
     KillWorker,
     Look,
+    MaintenanceChanged,
     Note,
     Open,
     Preflighted,
@@ -85,6 +88,7 @@ from supervisor.notify import EXIT_WITH, Listener
 from supervisor.policy.adoption import adopt
 from supervisor.policy.fleet import drained, step
 from supervisor.records.handover import Handover, Record
+from supervisor.records.incidents import read_incident, read_incidents
 from supervisor.records.journal import Journal, JournalError, read_story
 from supervisor.records.log import Log, utc
 
@@ -122,6 +126,7 @@ class Daemon:
         self._events: deque[Event] = deque()
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
+        self._maintenance: asyncio.TimerHandle | None = None
         self._waiters: list[tuple[Callable[[Fleet], bool], asyncio.Future[bool]]] = []
         self._subscribers: list[Callable[[Story], None]] = []
         self._jobs: set[asyncio.Task[None]] = set()
@@ -195,6 +200,7 @@ class Daemon:
             numbers=self._journal.highest(),
             causes=self._journal.causes(),
             releases=self._journal.releases(),
+            open=self._journal.open_incidents(),
         )
         await self._adopt(records)
         places = await release.resolve_each([program.launch for program in self._settings.programs], self._warn)
@@ -203,6 +209,9 @@ class Daemon:
         for sentence in self._settings.unused:
             self._warn(sentence)
         self.post(applied)
+        for left in self._fleet.open.values():
+            self._journal.abandoned(left.number, time.time())
+        self._maintain()
         self._delivery.resume()
         self._rehearse()
         self._start_ping()
@@ -273,8 +282,9 @@ class Daemon:
         self._systemd.status("writes its last records")
         self._loop.remove_reader(self._notify.fileno())
         self._let_go_of_guard()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._maintenance):
+            if timer is not None:
+                timer.cancel()
         for preflight in self._preflights.values():
             preflight.end()
         if self._jobs:
@@ -715,11 +725,32 @@ class Daemon:
         self._settings = replace(reading.settings, daemon=fixed)
         self._use_channels()
         self.post(reading.applied)
+        self._maintain()
+
+    def _maintain(self) -> None:
+        """Say which programs have a maintenance window open, now and whenever that changes."""
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+            self._maintenance = None
+        windows = self._settings.maintenance
+        programs, again_s = muted(windows, tuple(self._fleet.programs), time.time())
+        if programs != tuple(name for name, program in self._fleet.programs.items() if program.muted):
+            self.post(MaintenanceChanged(programs))
+        if windows:
+            self._maintenance = self._loop.call_later(again_s, self._maintain)
 
     async def events(self, limit: int, program: str) -> list[Story]:
         call = (read_story, self._settings.daemon.state_dir, 0, limit, program or None)
         lines = await self._lanes["read"].run(*call, deadline_s=READ_S)
         return [{"time": utc(line.wall), "subject": line.subject, "event": line.name, "text": line.text} for line in lines]
+
+    async def incidents(self, limit: int, program: str) -> list[dict[str, Any]]:
+        call = (read_incidents, self._settings.daemon.state_dir, limit, program)
+        return await self._lanes["read"].run(*call, deadline_s=READ_S)
+
+    async def incident(self, number: int) -> dict[str, Any] | None:
+        call = (read_incident, self._settings.daemon.state_dir, number, named)
+        return await self._lanes["read"].run(*call, deadline_s=READ_S)
 
     def subscribe(self, callback: Callable[[Story], None]) -> Callable[[], None]:
         self._subscribers.append(callback)

@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from string import Template
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -432,6 +433,32 @@ def web(value: Any) -> str:
     if " " in text or not text.isascii() or not _is_url(text, ("http", "https")):
         raise Refused("is no http:// or https:// address", 'write "https://host/path"')
     return text
+
+
+def template(*names: str) -> Reader:
+    """A text in which `$name` stands for what is known only then."""
+
+    def read(value: Any) -> str:
+        text = any_text(value)
+        found = Template(text)
+        if not found.is_valid():
+            raise Refused("has a $ that names nothing", "write $$ for the sign itself")
+        strange = [name for name in found.get_identifiers() if name not in names]
+        if strange:
+            raise Refused(f"names ${strange[0]}", f"there are {', '.join(f'${name}' for name in names)}")
+        if not text.strip() or not text.replace("\n", " ").isprintable():
+            raise Refused("is empty, or holds a control character", "write what people shall read")
+        return text
+
+    return read
+
+
+def time_of_day(value: Any) -> int:
+    """Minutes since midnight."""
+    found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", line(value))
+    if found is None:
+        raise Refused("is no time of day", 'write hours and minutes, e.g. "02:00" or "23:30"')
+    return int(found[1]) * 60 + int(found[2])
 
 
 def program_name(value: Any) -> str:

@@ -25,6 +25,7 @@ from supervisor.model import (
     HealthSettings,
     LaunchSettings,
     Limits,
+    MaintenanceSettings,
     OutputSettings,
     OutputTo,
     ProgramSettings,
@@ -37,6 +38,7 @@ from supervisor.model import (
     Severity,
     SorrySettings,
     StakeholderSettings,
+    Weekday,
 )
 
 ENVIRON = {"HOME": "/home/somebody", "PATH": "/usr/bin:/bin"}
@@ -153,6 +155,17 @@ programs = []
 [stakeholders]
 notify = []
 after = "2m"
+begin = "$program has not been available for $lasted. We are working on it, and will tell you when that changes."
+back = "$program is available again, after $affected without. We keep an eye on it until we are sure."
+again = "$program is not available again. We are working on it, and will tell you when that changes."
+over = "$program works normally again. It was not available for $affected in all, within $lasted."
+stopped = "$program has been switched off on purpose. It had not been available for $affected before."
+
+[[maintenance]]
+days = []
+at = "00:00"
+lasts = "1h"
+programs = []
 
 [alerts]
 secret_file = ""
@@ -170,6 +183,7 @@ def test_every_key_written_with_its_default_is_the_same_as_left_out(write: Write
         bare.alerts,
         bare.daemon,
     )
+    assert full.maintenance == (MaintenanceSettings(),)
     assert full.programs[0].hang == HangSettings()
     assert full.programs[0].restart == RestartSettings()
     assert bare.unused == ()
@@ -186,6 +200,7 @@ def test_the_table_holds_every_key_of_the_defaults_and_no_other(write: Write) ->
             assert set(store[name]) == set(section.keys)
     assert set(written["escalation"][0]) == set(config.ESCALATION)
     assert set(written["stakeholders"]) == set(config.STAKEHOLDERS)
+    assert set(written["maintenance"][0]) == set(config.MAINTENANCE)
     assert set(written["alerts"]) == set(config.ALERTS)
 
 
@@ -236,6 +251,13 @@ programs = ["store"]
 [stakeholders]
 notify = ["slack://a/b/c"]
 after = "3m"
+over = "$program is back"
+
+[[maintenance]]
+days = ["sat", "sun"]
+at = "23:30"
+lasts = "2h"
+programs = ["db"]
 """
 
 
@@ -297,7 +319,9 @@ def test_every_key_is_read_into_its_place(write: Write) -> None:
             programs=("store",),
         ),
     )
-    assert read.stakeholders == StakeholderSettings(notify=("slack://a/b/c",), after_s=180.0)
+    assert read.stakeholders == StakeholderSettings(notify=("slack://a/b/c",), after_s=180.0, over="$program is back")
+    window = MaintenanceSettings(days=(Weekday.SAT, Weekday.SUN), minute=1410, lasts_s=7200.0, programs=("db",))
+    assert read.maintenance == (window,)
 
 
 @pytest.mark.parametrize(
@@ -313,15 +337,6 @@ def test_every_key_is_read_into_its_place(write: Write) -> None:
 )
 def test_the_page_is_shown_by_itself_where_customers_surely_speak_http(write: Write, lines: str, after_s: float | None) -> None:
     assert program(write, lines).sorry.after_s == after_s
-
-
-def test_keys_that_have_no_effect_yet_are_said_when_written(write: Write) -> None:
-    said = config.load(write(FULL), ENVIRON).unused
-    assert [sentence.partition(" has no effect yet")[0] for sentence in said] == [
-        "escalation[1].repeat",
-        "stakeholders.notify",
-        "stakeholders.after",
-    ]
 
 
 def test_a_channel_that_needs_apprise_is_said_where_that_is_missing(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,7 +530,13 @@ WRONG = {
     '[[escalation]]\nnotify = ["mailto:a@example.org"]': 'config.toml: escalation[1].notify: item 1 has no // after mailto:; write "mailto://',
     '[[escalation]]\nprograms = ["x"]': 'config.toml: escalation[1].programs: "x" is no program; name one of this configuration',
     '[[escalation]]\nwhen = "info"': 'config.toml: escalation[1].when = "info": is not one of its values; write "warning" or "critical"',
-    "[stakeholders]\nwho = 1": "config.toml: stakeholders.who: is no key that Reviver knows; it may be one of after, notify",
+    "[stakeholders]\nwho = 1": "config.toml: stakeholders.who: is no key that Reviver knows; it may be one of after, again, back",
+    "[[maintenance]]\nat = '25:00'": 'config.toml: maintenance[1].at = "25:00": is no time of day; write hours and minutes, e.g. "02:00"',
+    "[[maintenance]]\nlasts = '2h'": 'config.toml: maintenance[1].at: is missing; write when it begins, e.g. at = "02:00"',
+    "[[maintenance]]\nat = '2:00'\nlasts = '8d'": "config.toml: maintenance[1].lasts: is above 7d; nobody would be told of anything: name",
+    "[[maintenance]]\nat = '2:00'\ndays = ['so']": 'config.toml: maintenance[1].days = ["so"]: item 1 is not one of its values; write',
+    "[stakeholders]\nbegin = '$who'": 'config.toml: stakeholders.begin = "$who": names $who; there are $program, $lasted, $affected',
+    "[stakeholders]\nover = '5 $'": 'config.toml: stakeholders.over = "5 $": has a $ that names nothing; write $$ for the sign itself',
     # Reviver itself
     '[reviver]\nruntime_dir = ""': 'config.toml: reviver.runtime_dir = "": is empty; write a path, or leave the key out',
     f'[reviver]\nruntime_dir = "/{"x" * 100}"': "the control socket's path in it has 114 bytes, and the kernel takes 107; choose a shorter",

@@ -104,6 +104,7 @@ def test_status_has_exactly_the_promised_names() -> None:
                 "release": "4f2a91c",
                 "restarts": 1,
                 "incident": None,
+                "hold": None,
                 "instances": [
                     {
                         "id": "store:8",

@@ -85,6 +85,17 @@ class Backend(Protocol):
         """
         ...
 
+    def incidents(self, limit: int, program: str) -> Awaitable[list[dict[str, Any]]]:
+        """The newest incidents, the newest first, of one program ("" is all), from the journal in a lane.
+
+        raises  LaneError, JournalError
+        """
+        ...
+
+    def incident(self, number: int) -> Awaitable[dict[str, Any] | None]:
+        """All that is kept of one; None where there is none. Raises as `incidents` does."""
+        ...
+
     def subscribe(self, callback: Callable[[Story], None]) -> Callable[[], None]:
         """Call back with each note as it is made, on the loop. The answer is a function that ends it."""
         ...

@@ -19,11 +19,27 @@ from supervisor.control.backend import CHANNELS_S, Backend, Reading, Story
 from supervisor.control.goals import DRAINING, Down, Goal, Released, Replaced, ReplacedAtOnce, Taken, Up, Wish
 from supervisor.lanes import LaneError
 from supervisor.mechanism.upgrade import TRIAL_S, Unusable
-from supervisor.model import DeployAsked, Event, Fleet, Program, RestartAsked, SignalAsked, Standing, StartAsked, StopAsked
+from supervisor.model import (
+    AckAsked,
+    DeployAsked,
+    Event,
+    Fleet,
+    HoldAsked,
+    HoldEndAsked,
+    Program,
+    RestartAsked,
+    SignalAsked,
+    Standing,
+    StartAsked,
+    StopAsked,
+)
 from supervisor.policy import builds, releases
 from supervisor.policy.program import create
+from supervisor.readers import duration_s
 from supervisor.records.journal import JournalError
 
+HOLD_LIMIT_S = 7 * 86400.0
+REASON_LIMIT = 200  # characters: it stands in messages
 TRIED = 10  # notes that `explain` tells
 NAME_SHOWN = 65  # characters of a name that nobody knows: one more than any has
 
@@ -115,6 +131,30 @@ class Events(Params):
     follow: bool = False
 
 
+class Incidents(Params):
+    limit: int = 50
+    name: str = ""
+
+
+class Numbered(Params):
+    incident: int
+
+
+class Acked(Params):
+    """Without `incident`: the only one that is open."""
+
+    incident: int | None = None
+
+
+class Held(Params):
+    """`lasts` is written as in the configuration: "20m". `end`: the hold is to end now."""
+
+    name: str
+    lasts: str = ""
+    reason: str = ""
+    end: bool = False
+
+
 class Verbs:
     """The methods over one daemon."""
 
@@ -193,7 +233,54 @@ class Verbs:
         names = self._known(asked.names) if asked.names else tuple(fleet.programs)
         return {"programs": [views.releases(fleet.programs[name], _moment()) for name in names]}
 
+    async def incidents(self, asked: Incidents, _: Caller) -> dict[str, Any]:
+        limit = max(0, min(asked.limit, messages.EVENTS_LIMIT))
+        return {"incidents": await self._recorded(self._backend.incidents(limit, asked.name))}
+
+    async def incident(self, asked: Numbered, _: Caller) -> dict[str, Any]:
+        found = await self._recorded(self._backend.incident(asked.incident))
+        if found is None:
+            raise Refused(messages.REFUSED, f"there is no incident {asked.incident} (see: reviver incidents)")
+        open_now = self._open().get(asked.incident)
+        state = views.incident(open_now, self._backend.fleet(), _moment()) if open_now is not None else {}
+        return {**found, **state}
+
     # --- commands
+
+    async def ack(self, asked: Acked, caller: Caller) -> dict[str, Any]:
+        """Somebody is at it."""
+        known, number = self._open(), asked.incident
+        if number is None:
+            if len(known) != 1:
+                which = f"open are {', '.join(map(str, known))}" if known else "none is open"
+                raise Refused(messages.REFUSED, f"which incident? {which}")
+            (number,) = known
+        if number not in known:
+            raise Refused(messages.REFUSED, f"incident {number} is not open (see: reviver incidents)")
+        incident = known[number].incident
+        before = incident.acknowledged if incident is not None else None
+        if before is not None:
+            text = f"incident {number} was acknowledged {_moment().ago(before.at)} ago by {before.by}"
+        else:
+            self._backend.post(AckAsked(number, f"uid {caller.uid}"))
+            text = f"incident {number} acknowledged: nobody else is told until it is over, or something new and critical comes"
+        return {"incident": number, "program": known[number].settings.name, "text": text}
+
+    async def hold(self, asked: Held, caller: Caller) -> dict[str, Any]:
+        """Keep Reviver's hands off a program for a while, or end that."""
+        (name,) = self._known([asked.name])
+        held = self._backend.fleet().programs[name].hold
+        if asked.end:
+            if held is not None:
+                self._backend.post(HoldEndAsked(name, f"uid {caller.uid}"))
+            return {"name": name, "until": None, "text": "no longer held: it is healed again" if held else "is not held"}
+        reason = asked.reason.strip()
+        if not reason or len(reason) > REASON_LIMIT or not reason.isprintable():
+            raise Refused(messages.USAGE, f"say why, on one line of at most {REASON_LIMIT} characters: --reason TEXT")
+        self._backend.post(HoldAsked(name, _hold_s(asked.lasts), reason, f"uid {caller.uid}"))
+        held = self._backend.fleet().programs[name].hold
+        until = None if held is None else _moment().wall(held.until)
+        return {"name": name, "until": until, "text": "watched and recorded, not healed; your own commands work as ever"}
 
     async def try_channels(self, _: Nothing, caller: Caller) -> dict[str, Any]:
         """Send a test message through every channel, and say what came back."""
@@ -373,6 +460,17 @@ class Verbs:
         if not program.instances:
             raise Refused(messages.REFUSED, f"{program.settings.name} is not running: there is nothing to send a signal to")
 
+    def _open(self) -> dict[int, Program]:
+        """The programs with an open incident, by its number."""
+        programs = self._backend.fleet().programs.values()
+        return {program.incident.number: program for program in programs if program.incident is not None}
+
+    async def _recorded(self, reading: Awaitable[Any]) -> Any:
+        try:
+            return await reading
+        except (LaneError, JournalError) as problem:
+            raise Refused(messages.REFUSED, str(problem)) from None
+
     async def _stories(self, limit: int, name: str) -> list[Story]:
         try:
             return await self._backend.events(limit, name)
@@ -481,6 +579,17 @@ def _unknown(name: str, known: list[str]) -> str:
     return f"there is no program {name!r}: " + (f"did you mean {near[0]!r}?" if near else messages.programs(known))
 
 
+def _hold_s(text: str) -> float:
+    """Seconds of a hold. Raises Refused."""
+    try:
+        lasts_s = duration_s(text)
+    except ValueError:
+        raise Refused(messages.USAGE, f"for how long? {text[:40]!r} is no duration: write it like 20m or 1h30m") from None
+    if not 1.0 <= lasts_s <= HOLD_LIMIT_S:
+        raise Refused(messages.USAGE, "a hold lasts from 1s to 7d: a program that nobody may heal must not be forgotten")
+    return lasts_s
+
+
 def _signal_name(text: str) -> str:
     """A signal's name without SIG, from "HUP", "sighup" or "1". Raises Refused."""
     name = text.upper().removeprefix("SIG")
@@ -506,6 +615,10 @@ METHODS: dict[str, tuple[type[Params], Callable[..., Awaitable[Any]]]] = {
     "deploy": (Deployed, Verbs.deploy),
     "rollback": (RolledBack, Verbs.rollback),
     "releases": (Names, Verbs.releases),
+    "incidents": (Incidents, Verbs.incidents),
+    "incident": (Numbered, Verbs.incident),
+    "ack": (Acked, Verbs.ack),
+    "hold": (Held, Verbs.hold),
     "upgrade": (Nothing, Verbs.upgrade),
     "try_channels": (Nothing, Verbs.try_channels),
 }

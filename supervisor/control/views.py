@@ -26,6 +26,7 @@ from supervisor.model import (
     Verdict,
     Wanted,
 )
+from supervisor.policy import telling
 from supervisor.policy.history import next_start
 from supervisor.policy.instance import RETIRING_LIMIT_S
 from supervisor.policy.releases import newest
@@ -123,8 +124,14 @@ def _program(program: Program, fleet: Fleet, vitals: Mapping[InstanceId, Vitals]
         "release": program.build.release,
         "restarts": program.restarts,
         "incident": program.incident.number if program.incident else None,
+        "hold": _hold(program, moment),
         "instances": [_instance(program, instance, vitals.get(instance.id), moment) for instance in program.instances],
     }
+
+
+def _hold(program: Program, moment: Moment) -> dict[str, Any] | None:
+    hold = program.hold
+    return None if hold is None else {"until": moment.wall(hold.until), "by": hold.by, "reason": hold.reason}
 
 
 def _instance(program: Program, instance: Instance, vitals: Vitals | None, moment: Moment) -> dict[str, Any]:
@@ -163,12 +170,14 @@ def role(program: Program, instance: Instance) -> str:
 
 
 def state(program: Program, fleet: Fleet) -> str:
-    """One of stopped, starting, ready, suspect, failed, crash-loop, waiting, resting.
+    """One of stopped, starting, ready, suspect, failed, crash-loop, waiting, resting, held.
 
     stopped means that nothing of it lives: while it is going, the state is that of its instances.
     """
     living = {instance.state for instance in program.instances}
     up = wanted(program, world(fleet))
+    if program.hold is not None and up:
+        return "held"
     if not living:
         return _absent(program, up)
     if program.crash_loop:
@@ -232,6 +241,9 @@ def _why(program: Program, fleet: Fleet, moment: Moment) -> list[str]:
         said.append(_absent_why(program, fleet, moment))
     elif program.wanted is Wanted.DOWN:
         said.append(f"{name} is being stopped.")
+    if program.hold is not None:
+        hold = program.hold
+        said.append(f"{name} is held by {hold.by} since {moment.ago(hold.since)} ({hold.reason}): it is not healed.")
     if program.proposed is not None:
         proposed = program.proposed.build
         said.append(f"Release {proposed.release or proposed.number} is to run as soon as its preflight has passed.")
@@ -242,6 +254,9 @@ def _why(program: Program, fleet: Fleet, moment: Moment) -> list[str]:
     if program.incident is not None:
         headline = program.incident.headline.text if program.incident.headline else "something was bad"
         said.append(f"Incident {program.incident.number} was opened {moment.ago(program.incident.opened)} ago: {headline}.")
+        acknowledged = program.incident.acknowledged
+        if acknowledged is not None:
+            said.append(f"{acknowledged.by} acknowledged it {moment.ago(acknowledged.at)} ago.")
     return [sentence for sentence in said if sentence]
 
 
@@ -299,6 +314,9 @@ def _next_start(program: Program, fleet: Fleet, moment: Moment) -> float | None:
 
 def _next(program: Program, fleet: Fleet, start: float | None, moment: Moment) -> list[str]:
     name = program.settings.name
+    if program.hold is not None and program.wanted is Wanted.UP:
+        until = _in(program.hold.until, moment)
+        return [f"Nothing by itself: the hold ends {until}, or with `reviver hold {name} --end`; your own commands work as ever."]
     said = [sentence for instance in program.instances for sentence in _instance_next(program, instance, moment)]
     if start is not None:
         read = f", `reviver logs {name}` shows what it wrote" if program.attempt and not program.broken else ""
@@ -391,6 +409,15 @@ def _proof(program: Program, instance: Instance, verdict: Verdict, moment: Momen
         return None
     still = max(instance.moved or instance.since, instance.excused or 0.0)
     return f"killed when a look proves that nothing moved for {spell(patience)}: {_in(still + patience, moment)} at the earliest"
+
+
+# --- incidents ------------------------------------------------------------------------------------------------------------------
+
+
+def incident(program: Program, fleet: Fleet, moment: Moment) -> dict[str, Any]:
+    """What is so now, of a program whose incident is open."""
+    affected, done, comes = telling.state(program, world(fleet), moment.now)
+    return {"affected": affected, "done": done, "next": comes, "runbook": program.settings.runbook or None}
 
 
 # --- releases -------------------------------------------------------------------------------------------------------------------

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from supervisor.model import Fleet, Instance, InstanceId, Preflight, Program, State
+from supervisor.model import Fleet, Incident, Instance, InstanceId, Preflight, Program, State
 from supervisor.policy.values import replace
 
 
 def adopt(fleet: Fleet, written: Iterable[tuple[Program, float]], unborn: Collection[InstanceId]) -> Fleet:
     """The fleet with what a dead supervisor left.
 
-    fleet    what is known without it: incidents, numbers, causes
+    fleet    what is known without it: incidents (also those that the journal holds for open), numbers, causes
     written  each program with the instant of the turn in which it was written down
     unborn   instances whose process ended at its gate
     """
-    programs = {program.settings.name: _program(program, at, unborn) for program, at in written}
+    programs = {p.settings.name: _program(p, at, unborn, fleet.open.get(p.settings.name)) for p, at in written}
     highest = (program.incident.number for program in programs.values() if program.incident is not None)
-    return replace(fleet, programs=programs, incidents=max((fleet.incidents, *highest)))
+    left = {name: incident for name, incident in fleet.open.items() if name not in programs}
+    return replace(fleet, programs=programs, incidents=max((fleet.incidents, *highest)), open=left)
 
 
-def _program(program: Program, at: float, unborn: Collection[InstanceId]) -> Program:
+def _program(program: Program, at: float, unborn: Collection[InstanceId], recorded: Incident | None) -> Program:
     return replace(
         program,
         instances=tuple(_instance(i, at) for i in program.instances if i.pid is not None and i.id not in unborn),
@@ -34,7 +35,7 @@ def _program(program: Program, at: float, unborn: Collection[InstanceId]) -> Pro
         link=None if program.link is None else replace(program.link, asked=None),
         unsaved=tuple(each.key for each in program.causes),  # what the journal did not come to
         unrecorded=tuple(each.number for each in program.releases),
-        recorded=None,
+        recorded=recorded,
     )
 
 

@@ -120,12 +120,17 @@ def witness(program: Program, _: World, __: Clock) -> Stepped:
     return replace(program, incident=replace(incident, evidence=evidence[-EVIDENCE_KEPT:], cause=cause)), ()
 
 
-def record(program: Program, _: World, __: Clock) -> Stepped:
+def record(program: Program, _: World, clock: Clock) -> Stepped:
     """Have what changed of the incident written down."""
-    incident = program.incident
-    if incident is None or incident == program.recorded:
+    incident, recorded, name = program.incident, program.recorded, program.settings.name
+    if incident == recorded:
         return program, ()
-    return replace(program, recorded=incident), (RecordIncident(program.settings.name, incident),)
+    effects = []
+    if recorded is not None and (incident is None or incident.number != recorded.number):
+        effects.append(RecordIncident(name, recorded, clock.now))  # a supervisor died before its end was written down
+    if incident is not None:
+        effects.append(RecordIncident(name, incident))
+    return replace(program, recorded=incident), tuple(effects)
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------------------

@@ -25,13 +25,13 @@ import msgspec
 
 from supervisor import host
 from supervisor.lanes import Lane
-from supervisor.model import Effect, Event, Known, Note, RecordRelease, Release, Remember, Spawn, Tell
+from supervisor.model import Effect, Event, Incident, Known, Note, RecordIncident, RecordRelease, Release, Remember, Spawn, Tell
 from supervisor.policy.escalation import OVER
 from supervisor.policy.releases import KEPT as RELEASES_KEPT
 from supervisor.records.backlog import Backlog
 from supervisor.records.log import escaped
 
-VERSION = 3  # of the tables below, in user_version; an older file is given the tables that it lacks
+VERSION = 4  # of the tables below, in user_version; an older file is given the tables that it lacks
 ROWS_LIMIT = 10_000  # rows that wait: some 300 bytes each, a minute of the busiest fleet
 LETTERS_RESERVE = 1_000  # room beyond it for incidents and alerts: an alert must not be lost to a flood of samples
 RETRY_S = 1.0  # between tries while the disk takes nothing
@@ -48,6 +48,7 @@ CREATE INDEX IF NOT EXISTS story_program ON story (program, seq);
 CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, wall REAL, mono REAL, boot TEXT, type TEXT, event BLOB, effects BLOB);
 CREATE TABLE IF NOT EXISTS incidents (
   number INTEGER PRIMARY KEY, program TEXT, opened_wall REAL, severity INTEGER, headline TEXT, over_wall REAL);
+CREATE TABLE IF NOT EXISTS incident_records (number INTEGER PRIMARY KEY, program TEXT, over_wall REAL, record BLOB);
 CREATE TABLE IF NOT EXISTS numbers (program TEXT PRIMARY KEY, highest INTEGER);
 CREATE TABLE IF NOT EXISTS causes (program TEXT, key TEXT, known BLOB, PRIMARY KEY (program, key));
 CREATE TABLE IF NOT EXISTS releases (program TEXT, number INTEGER, release BLOB, PRIMARY KEY (program, number)) WITHOUT ROWID;
@@ -63,6 +64,8 @@ END_RELEASES = "DELETE FROM releases WHERE program = ? AND number <= ?"
 ADD_INCIDENT = """INSERT INTO incidents VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT DO UPDATE SET
   headline = CASE WHEN excluded.severity > severity THEN excluded.headline ELSE headline END,
   severity = max(severity, excluded.severity)"""
+ADD_RECORD = "INSERT OR REPLACE INTO incident_records VALUES (?, ?, ?, ?)"
+END_RECORD = "UPDATE incident_records SET over_wall = ? WHERE number = ? AND over_wall IS NULL"
 END_INCIDENT = "UPDATE incidents SET over_wall = ? WHERE number = ?"
 ADD_LETTER = "INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?, ?, 'waiting')"
 REHEARSED = "SELECT max(told_wall) FROM outbox WHERE incident = 0 AND key LIKE 'rehearsal%'"
@@ -119,6 +122,7 @@ class _Known:
 
     causes: dict[str, tuple[Known, ...]]
     releases: dict[str, tuple[Release, ...]]
+    open: dict[str, Incident]
     highest: dict[str, int]
     began: dict[int, float]
     last_incident: int
@@ -224,6 +228,11 @@ class Journal:
         offset_s = time.monotonic() - time.time()
         return {name: tuple(_moved(each, offset_s) for each in known) for name, known in self._known.releases.items()}
 
+    def open_incidents(self) -> dict[str, Incident]:
+        """Each program's incident that was not over, its instants as those of causes."""
+        offset_s = time.monotonic() - time.time()
+        return {name: dated(incident, offset_s) for name, incident in self._known.open.items()}
+
     # What is added.
 
     def note(self, wall: float, mono: float, note: Note) -> None:
@@ -253,6 +262,11 @@ class Journal:
         item = _Posted(letters, instead, Future())
         self._add(item, reserve=LETTERS_RESERVE)
         return item.fresh
+
+    def abandoned(self, incident: int, wall: float) -> None:
+        """An incident ends because nobody goes on with it: its program is not in the configuration any more."""
+        self._add(_Row(END_RECORD, (wall, incident)), reserve=LETTERS_RESERVE)
+        self._add(_Row(END_INCIDENT, (wall, incident)), reserve=LETTERS_RESERVE)
 
     def settled(self, letter: Letter, state: str) -> None:
         """A letter's fate: "delivered" or "failed"."""
@@ -322,6 +336,8 @@ class Journal:
             elif isinstance(effect, Remember):
                 known = msgspec.json.encode(_shifted(effect.known, item.wall - item.mono))
                 base.execute(ADD_CAUSE, (effect.program, effect.known.key, known))
+            elif isinstance(effect, RecordIncident):
+                self._put_incident(base, effect, item.wall - item.mono)
         try:
             event = msgspec.json.encode(item.event)
             effects = msgspec.json.encode([(type(effect).__name__, effect) for effect in item.effects])
@@ -334,6 +350,15 @@ class Journal:
                 line = msgspec.json.encode(_moved(effect.release, item.wall - item.mono))
                 base.execute(ADD_RELEASE, (effect.program, effect.release.number, line))
                 base.execute(END_RELEASES, (effect.program, effect.release.number - RELEASES_KEPT))
+
+    def _put_incident(self, base: sqlite3.Connection, effect: RecordIncident, by_s: float) -> None:
+        over = None if effect.over is None else effect.over + by_s
+        try:
+            record = msgspec.json.encode(dated(effect.incident, by_s))
+        except UnicodeEncodeError:  # as in an event: without it the incident is known by its headline alone
+            self.lost += 1
+            return
+        base.execute(ADD_RECORD, (effect.incident.number, effect.program, over, record))
 
     def _trim(self) -> None:
         """Each hour: delete what is older than `keep_s`, and the oldest of too many events."""
@@ -352,6 +377,7 @@ class Journal:
                 base.execute("DELETE FROM outbox WHERE told_wall < ?", (oldest,))
                 newest = "SELECT max(number) FROM incidents"  # stays, so that its number is not given again
                 base.execute(f"DELETE FROM incidents WHERE over_wall < ? AND number < ({newest})", (oldest,))
+                base.execute("DELETE FROM incident_records WHERE over_wall < ?", (oldest,))
 
     def _open(self) -> tuple[sqlite3.Connection, _Known]:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -418,15 +444,22 @@ def _read(state_dir: str, table: str, columns: str, after: int, limit: int, prog
     mine = "AND program = :program" if program is not None else ""
     order = "ASC" if after else "DESC"
     query = f"SELECT {columns} FROM {table} WHERE seq > :after {mine} ORDER BY seq {order} LIMIT :limit"
+    with reading(state_dir) as base:
+        rows = base.execute(query, {"after": after, "limit": limit, "program": program}).fetchall()
+    return rows if after else rows[::-1]
+
+
+@contextlib.contextmanager
+def reading(state_dir: str) -> Iterator[sqlite3.Connection]:
+    """The journal, read-only. Raises JournalError, also for what goes wrong within."""
     path = Path(state_dir) / "journal.db"
     if not path.exists() or not path.stat().st_size:  # empty: a full disk gave it no room yet
         raise JournalError(f"there is no journal in {state_dir}: either nothing was recorded yet, or state_dir is another")
     try:
         with contextlib.closing(_readable(path)) as base:
-            rows = base.execute(query, {"after": after, "limit": limit, "program": program}).fetchall()
+            yield base
     except sqlite3.Error as problem:
         raise JournalError(f"cannot read the journal {path}: {problem}") from problem
-    return rows if after else rows[::-1]
 
 
 def _readable(path: Path) -> sqlite3.Connection:
@@ -487,6 +520,22 @@ def _moved(release: Release, by_s: float) -> Release:
     return replace(release, at=release.at + by_s)
 
 
+def dated(incident: Incident, by_s: float) -> Incident:
+    """The same on another clock."""
+    impact, headline = incident.impact, incident.headline
+    return replace(
+        incident,
+        opened=incident.opened + by_s,
+        round=incident.round + by_s,
+        headline=None if headline is None else replace(headline, at=headline.at + by_s),
+        facts=tuple(replace(fact, at=fact.at + by_s) for fact in incident.facts),
+        pages=tuple(replace(page, at=page.at + by_s) for page in incident.pages),
+        acknowledgements=tuple(replace(each, at=each.at + by_s) for each in incident.acknowledgements),
+        calm=None if incident.calm is None else incident.calm + by_s,
+        impact=replace(impact, since=None if impact.since is None else impact.since + by_s, noticed=impact.noticed + by_s),
+    )
+
+
 def _make_tables(base: sqlite3.Connection) -> None:
     with _transaction(base):
         for statement in SCHEMA.split(";"):
@@ -502,7 +551,9 @@ def _read_known(base: sqlite3.Connection) -> _Known:
     releases: dict[str, list[Release]] = {}
     for program, release in base.execute("SELECT program, release FROM releases ORDER BY program, number"):
         releases.setdefault(program, []).append(msgspec.json.decode(release, type=Release))
+    unended = "SELECT program, record FROM incident_records WHERE over_wall IS NULL ORDER BY number"
     return _Known(
+        open={program: msgspec.json.decode(record, type=Incident) for program, record in base.execute(unended)},
         causes={program: tuple(each) for program, each in causes.items()},
         releases={program: tuple(each) for program, each in releases.items()},
         highest=dict(base.execute("SELECT program, highest FROM numbers")),

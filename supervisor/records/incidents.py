@@ -1,0 +1,115 @@
+"""Incidents as they are read: from the journal's file, without a daemon. Blocking: for a command, or a lane.
+
+What happened is told from three tables: the incident's own record (facts, acknowledgements, cause, impact), the story of its program
+around it, and the messages to people with their fate. All of it is JSON-able, its instants RFC 3339 in UTC. Where a channel leads is a
+secret: the caller says how it is named.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from supervisor.model import Incident, Severity
+from supervisor.records.journal import reading
+from supervisor.records.log import utc
+
+BEFORE_S = 60.0  # of the story before it was opened: what led to it
+AFTER_S = 1.0  # and after it was over: the line that says so
+STORY_LIMIT = 400  # lines of one incident: the newest; what is left out is counted
+MESSAGES_LIMIT = 400
+
+LIST = """SELECT r.number, r.program, r.over_wall, r.record FROM incident_records AS r
+  WHERE :program IN ('', r.program) ORDER BY r.number DESC LIMIT :limit"""
+ONE = "SELECT number, program, over_wall, record FROM incident_records WHERE number = :number"
+STORY = "FROM story WHERE program IN (:program, 'reviver') AND wall >= :since AND wall <= :until"
+TOLD = "SELECT told_wall, channel, key, step, state, body FROM outbox WHERE incident = :number ORDER BY told_wall LIMIT :limit"
+
+
+def read_incidents(state_dir: str, limit: int = 50, program: str = "") -> list[dict[str, Any]]:
+    """The newest `limit` incidents, the newest first, of one program ("": of all).
+
+    raises  JournalError
+    """
+    with reading(state_dir) as base:
+        return [_summary(*row) for row in base.execute(LIST, {"program": program, "limit": limit}).fetchall()]
+
+
+def read_incident(state_dir: str, number: int, named: Callable[[str], str]) -> dict[str, Any] | None:
+    """All that is kept of one incident; None where there is none of this number.
+
+    named   a channel for people, without what may be a secret
+    raises  JournalError
+    """
+    with reading(state_dir) as base:
+        row = base.execute(ONE, {"number": number}).fetchone()
+        return None if row is None else _whole(base, row, named)
+
+
+def _whole(base: sqlite3.Connection, row: tuple[int, str, float | None, bytes], named: Callable[[str], str]) -> dict[str, Any]:
+    number, program, over, record = row
+    incident = _decoded(record)
+    until = over + AFTER_S if over is not None else float("inf")
+    span = {"program": program, "since": incident.opened - BEFORE_S, "until": until, "limit": STORY_LIMIT}
+    (count,) = base.execute(f"SELECT count(*) {STORY}", span).fetchone()
+    lines = base.execute(f"SELECT wall, subject, name, text {STORY} ORDER BY seq DESC LIMIT :limit", span).fetchall()
+    letters = base.execute(TOLD, {"number": number, "limit": MESSAGES_LIMIT}).fetchall()
+    return {
+        **_summary(*row),
+        "facts": [
+            {"key": each.key, "severity": each.severity.name.lower(), "time": utc(each.at), "text": each.text}
+            for each in incident.facts
+        ],
+        "acknowledgements": [
+            {"by": each.by, "time": utc(each.at), "broken": each.broken or None} for each in incident.acknowledgements
+        ],
+        "evidence": list(incident.evidence),
+        "story_left_out": max(count - STORY_LIMIT, 0),
+        "story": [
+            {"time": utc(wall), "subject": subject, "event": name, "text": text} for wall, subject, name, text in reversed(lines)
+        ],
+        "told": [_letter(named, *letter) for letter in letters],
+    }
+
+
+def _letter(named: Callable[[str], str], wall: float, channel: str, key: str, step: int, state: str, body: bytes) -> dict[str, Any]:
+    said = msgspec.json.decode(body)
+    text = said.get("text", "") if isinstance(said, dict) else ""
+    return {"time": utc(wall), "channel": named(channel), "key": key, "step": step, "state": state, "text": text}
+
+
+def _summary(number: int, program: str, over: float | None, record: bytes) -> dict[str, Any]:
+    incident = _decoded(record)
+    headline, acknowledged, impact = incident.headline, incident.acknowledged, incident.impact
+    return {
+        "incident": number,
+        "program": program,
+        "state": _state(incident, over),
+        "severity": incident.severity.name.lower(),
+        "opened": utc(incident.opened),
+        "over": None if over is None else utc(over),
+        "what": "" if headline is None else headline.text,
+        "cause": incident.cause or None,
+        "release": incident.release or None,
+        "acknowledged_by": None if acknowledged is None else acknowledged.by,
+        "unserved_s": round(impact.total_s, 1),
+        "unserved_since": None if impact.since is None else utc(impact.since),
+    }
+
+
+def _state(incident: Incident, over: float | None) -> str:
+    if over is not None:
+        return "over"
+    if incident.calm is not None:
+        return "recovering"
+    return "open" if incident.acknowledged is None else "acknowledged"
+
+
+def _decoded(record: bytes) -> Incident:
+    try:
+        return msgspec.json.decode(record, type=Incident)
+    except msgspec.ValidationError:  # of another version of Reviver: what it was stays unsaid, and the others are read
+        return Incident(0, 0.0, Severity.WARNING)
