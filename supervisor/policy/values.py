@@ -1,22 +1,30 @@
-"""A value with some fields changed: `dataclasses.replace`, without asking the class for its fields each time.
+"""A value with some fields changed: `dataclasses.replace`, without calling the class's constructor with every field.
 
-Every step is made of these; the standard library's takes three times as long, and a customer waits for a restart.
+Every step is made of these, and a customer waits for a restart: the standard library's takes six times as long.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import fields
 from functools import cache
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dataclasses import replace as replace  # so that the names of fields are checked where it is called
 else:
+    _put = object.__setattr__  # values are frozen: nobody else has seen this one yet
 
     def replace(value, /, **changes):
-        names, read = _fields(type(value))
-        return type(value)(**{**dict(zip(names, read(value), strict=True)), **changes})
+        kind = type(value)
+        names, read = _fields(kind)
+        copy = object.__new__(kind)
+        deque(map(_put, repeat(copy), names, read(value)), maxlen=0)
+        for name, changed in changes.items():
+            _put(copy, name, changed)
+        return copy
 
 
 @cache
