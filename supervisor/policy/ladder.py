@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from supervisor.model import Known, Program
+from supervisor.model import Known, Program, Standing
+from supervisor.policy import releases
 from supervisor.policy.wanted import returnable
 
 DAY_S = 86400.0
@@ -41,5 +42,7 @@ def _came_with(cause: Known, program: Program, release: str) -> bool:
     before = program.previous
     if before is None or not program.settings.release.rollback or not release:
         return False
-    other = before.release not in ("", release) and returnable(before, program.build)
+    last = releases.newest(program, before)
+    failed = last is not None and last.standing is Standing.FAILED  # it was trusted once, and given up when it came back
+    other = before.release not in ("", release) and returnable(before, program.build) and not failed
     return other and cause.release == release == program.build.release
