@@ -266,6 +266,59 @@ def explain(config: str | None, as_json: bool, name: str) -> int:
     return explain(config, name, as_json)
 
 
+@reviver.command(short_help="What was wrong: the newest incidents.")
+@CONFIG
+@JSON
+@click.option("-n", "lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="So many, the newest first.")
+@click.argument("name", required=False, default="", shell_complete=_complete)
+def incidents(config: str | None, as_json: bool, lines: int, name: str) -> int:
+    """What was wrong, of all programs or of one; also where no daemon runs."""
+    from supervisor.commands.incidents import incidents
+
+    return incidents(config, name, lines, as_json)
+
+
+@reviver.command(short_help="One incident: what, why, who was told, what comes next.")
+@CONFIG
+@JSON
+@click.option("-n", "lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="So many lines of what happened.")
+@click.argument("number", metavar="ID", type=click.IntRange(1))
+def incident(config: str | None, as_json: bool, lines: int, number: int) -> int:
+    """What is wrong, since when, who is affected, why, what was done, what comes next, who was told; also where no daemon runs."""
+    from supervisor.commands.incidents import incident
+
+    return incident(config, number, lines, as_json)
+
+
+@reviver.command(short_help="Say that you are at it: nobody else is told.")
+@CONFIG
+@click.argument("number", metavar="[ID]", type=click.IntRange(1), required=False)
+def ack(config: str | None, number: int | None) -> int:
+    """Acknowledge an incident (without ID: the only open one): nobody else is told until it is over, or something new and critical comes.
+
+    Healing goes on.
+    """
+    from supervisor.commands.incidents import ack
+
+    return ack(config, number)
+
+
+@reviver.command(short_help="Watch a program and do not heal it, for a while.")
+@CONFIG
+@click.option("--reason", default="", metavar="TEXT", help="Why: it stands in status and in messages.")
+@click.option("--end", is_flag=True, help="End it now.")
+@NAME
+@click.argument("lasts", metavar="[DURATION]", required=False, default="")
+def hold(config: str | None, reason: str, end: bool, name: str, lasts: str) -> int:
+    """Keep Reviver's hands off a program for a while, such as 20m: it is watched and recorded, and not healed.
+
+    Your own commands work as ever. It ends by itself, and says so.
+    """
+    from supervisor.commands.incidents import hold
+
+    return hold(config, name, lasts, reason, end)
+
+
 @reviver.command()
 @JSON
 @click.option("--http", metavar="URL", default="", help="Ask this meanwhile: a URL, or a path on its own port.")

@@ -447,7 +447,7 @@ class Daemon:
             self._journal.happened(now, event, effects)
         for effect in effects:
             if isinstance(effect, Note):
-                self._tell_story(effect)
+                self._tell_story(effect, now)
             elif isinstance(effect, Tell):
                 self._delivery.tell(effect, self._wall(now), self._runbook(effect.program))
 
@@ -647,8 +647,8 @@ class Daemon:
                 f"somebody floods {self._notify.path} with descriptors: programs cannot say how they are until the next start"
             )
 
-    def _tell_story(self, note: Note) -> None:
-        mono = time.monotonic()
+    def _tell_story(self, note: Note, at: float | None = None) -> None:
+        mono = time.monotonic() if at is None else at
         wall = self._wall(mono)
         self._log.note(wall, note)
         self._journal.note(wall, mono, note)

@@ -47,6 +47,7 @@ from supervisor.model import (
     Switched,
 )
 from supervisor.policy.fleet import step
+from supervisor.records.incidents import read_incident, read_incidents
 from supervisor.records.journal import JournalError
 
 
@@ -177,6 +178,12 @@ class World:
             raise JournalError(self.journal_problem)
         mine = [s for s in self.stories if not program or s["subject"].partition(":")[0] == program]
         return mine[-limit:] if limit else []
+
+    async def incidents(self, limit: int, program: str) -> list[dict[str, object]]:
+        return read_incidents(str(self.directory), limit, program)
+
+    async def incident(self, number: int) -> dict[str, object] | None:
+        return read_incident(str(self.directory), number, str.upper)
 
     def subscribe(self, callback: Callable[[Story], None]) -> Callable[[], None]:
         self.listeners.append(callback)

@@ -40,12 +40,13 @@ def releases(config: str | None, names: tuple[str, ...], as_json: bool) -> int:
 
 def _rows(program: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
-        (program["name"], line["release"], line["state"], clock_time(line["deployed"]), _who(line["by"]), line["why"])
+        (program["name"], line["release"], line["state"], clock_time(line["deployed"]), who(line["by"]), line["why"])
         for line in program["releases"]
     ]
 
 
-def _who(by: str) -> str:
+def who(by: str) -> str:
+    """The name of who did it: "uid 1000" is a user of this host."""
     try:
         return pwd.getpwuid(int(by.removeprefix(UID))).pw_name if by.startswith(UID) else by
     except (KeyError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from supervisor.commands.daemon import connect
-from supervisor.commands.screen import remark, say, say_json, spell, spell_bytes, table
+from supervisor.commands.screen import clock_time, remark, say, say_json, spell, spell_bytes, table
 from supervisor.control.messages import NOT_RUNNING
 
 HEAD = ("PROGRAM", "STATE", "INSTANCE", "PID", "UPTIME", "CPU", "MEMORY", "RESTARTS", "VERDICT")
@@ -35,8 +35,17 @@ def status(config: str | None, names: tuple[str, ...], as_json: bool) -> int:
 def _rows(program: dict[str, Any]) -> list[tuple[str, ...]]:
     name, state, restarts = program["name"], program["state"], str(program["restarts"])
     if not program["instances"]:
-        return [(name, state, "-", "-", "-", "-", "-", restarts, "")]
-    return [(name, *_cells(state, instance, restarts)) for instance in program["instances"]]
+        return [(name, state, "-", "-", "-", "-", "-", restarts, _held(program))]
+    rows = [(name, *_cells(state, instance, restarts)) for instance in program["instances"]]
+    if program["hold"]:
+        rows[0] = (*rows[0][:-1], "; ".join(text for text in (_held(program), rows[0][-1]) if text))
+    return rows
+
+
+def _held(program: dict[str, Any]) -> str:
+    """Who holds it, until when, and why."""
+    hold = program["hold"]
+    return f"held until {clock_time(hold['until'])[:-3]} by {hold['by']}: {hold['reason']}" if hold else ""
 
 
 def _cells(state: str, instance: dict[str, Any], restarts: str) -> tuple[str, ...]:

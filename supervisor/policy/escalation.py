@@ -102,7 +102,7 @@ def close(program: Program, world: World, clock: Clock) -> Stepped:
     message = Tell(incident.number, name, OVER, incident.severity, f"{name}: {text}", incident.channels, LOG_STEP, voice)
     public = customers.all_clear(program, incident, world, calm, up)
     program = replace(note(program, "incident.closed", text), incident=None, recorded=None)
-    return program, (message, *public, RecordIncident(name, incident, clock.now))
+    return program, (*public, message, RecordIncident(name, incident, clock.now))
 
 
 def witness(program: Program, _: World, __: Clock) -> Stepped:

@@ -18,12 +18,14 @@ def affected(program: Program, world: World, now: float) -> str:
     if not up:
         return "nobody: nothing of it is wanted"
     if not serving:
-        since = f", for {spell(now - program.unserved)} now" if program.unserved is not None else ""
+        unserved_s = 0.0 if program.unserved is None else now - program.unserved
+        since = f", for {spell(unserved_s)} now" if unserved_s >= 1.0 else ""
         return f"all customers: no instance is ready{since}"
-    whole = f"{serving} of {up} instances serve" if serving < up else "the others are served"
+    whole = f"{serving} of {up} instances serve{'s' if serving == 1 else ''}" if serving < up else "the others are served"
     if stuck:
         return f"those whose requests are in {_names(stuck)}; {whole}"
-    return whole if serving < up else f"nobody any more, as far as is seen: {_names(_of(program, State.READY))} serve"
+    serves = "serves" if serving == 1 else "serve"
+    return whole if serving < up else f"nobody any more, as far as is seen: {_names(_of(program, State.READY))} {serves}"
 
 
 def done(program: Program) -> str:

@@ -1,0 +1,184 @@
+"""`reviver incidents`, `incident`, `ack` and `hold`: what was wrong, for somebody who was asleep a minute ago; and saying who is at it.
+
+What is past is read from the journal's file where no daemon answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from supervisor.commands.daemon import connect
+from supervisor.commands.releases import who
+from supervisor.commands.screen import clock_time, remark, safe, say, say_json, spell, table
+from supervisor.control.client import Client, Refusal, Unanswered
+from supervisor.control.messages import REFUSED
+
+HEAD = ("INCIDENT", "STATE", "SEVERITY", "PROGRAM", "OPENED", "LASTED", "WHAT")
+LABEL_WIDTH = 11
+SORTED_TO = len("2026-01-01T00:00:00.00")  # what was told at the instant of a fact stands below it
+Answer = TypeVar("Answer")
+
+
+def incidents(config: str | None, name: str, lines: int, as_json: bool) -> int:
+    """Print the newest ones, the newest first."""
+
+    def recorded(state_dir: str) -> dict[str, Any]:
+        from supervisor.records.incidents import read_incidents  # 60 ms that the usual way does not pay
+
+        return {"incidents": read_incidents(state_dir, lines, name)}
+
+    answer = _ask(config, lambda daemon: daemon.call("incidents", {"limit": lines, "name": name}), recorded)
+    if as_json:
+        say_json(answer)
+    elif answer["incidents"]:
+        table(HEAD, [_row(each) for each in answer["incidents"]], state=1, spared=("SEVERITY", "LASTED"))
+    else:
+        say("no incidents are known")
+    return 0
+
+
+def incident(config: str | None, number: int, lines: int, as_json: bool) -> int:
+    """Print one as a page."""
+
+    def recorded(state_dir: str) -> dict[str, Any]:
+        from supervisor.alerts.channels import named
+        from supervisor.records.incidents import read_incident
+
+        found = read_incident(state_dir, number, named)
+        if found is None:
+            raise Refusal(REFUSED, f"there is no incident {number} (see: reviver incidents)")
+        return found
+
+    answer = _ask(config, lambda daemon: daemon.call("incident", {"incident": number}), recorded)
+    if as_json:
+        say_json(answer)
+    else:
+        for line in _page(answer, lines):
+            say(line)
+    return 0
+
+
+def ack(config: str | None, number: int | None) -> int:
+    """Acknowledge one: the only open one where none is named."""
+    with connect(config) as daemon:
+        say(safe(daemon.call("ack", {"incident": number})["text"]))
+    return 0
+
+
+def hold(config: str | None, name: str, lasts: str, reason: str, end: bool) -> int:
+    """Keep Reviver's hands off a program for a while, or end that."""
+    with connect(config) as daemon:
+        answer = daemon.call("hold", {"name": name, "lasts": lasts, "reason": reason, "end": end})
+    until = f"held until {clock_time(answer['until'])[:-3]}: " if answer["until"] else ""
+    say(safe(f"{answer['name']}: {until}{answer['text']}"))
+    return 0
+
+
+def _ask(config: str | None, live: Callable[[Client], Answer], recorded: Callable[[str], Answer]) -> Answer:
+    """From the daemon, else from what it left."""
+    try:
+        daemon = connect(config)
+    except Unanswered as nobody:
+        from supervisor.commands.configuration import load
+        from supervisor.records.journal import JournalError
+
+        try:
+            answer = recorded(load(config).daemon.state_dir)
+        except JournalError as problem:
+            raise Refusal(REFUSED, str(problem)) from None
+        remark(f"{nobody}; this is from the journal")
+        return answer
+    with daemon:
+        return live(daemon)
+
+
+def _row(each: dict[str, Any]) -> tuple[str, ...]:
+    opened = clock_time(each["opened"])[:-3]
+    return (str(each["incident"]), each["state"], each["severity"], each["program"], opened, _lasted(each), each["what"])
+
+
+def _lasted(each: dict[str, Any]) -> str:
+    end = datetime.fromisoformat(each["over"]) if each["over"] else datetime.now(UTC)
+    return spell((end - datetime.fromisoformat(each["opened"])).total_seconds())
+
+
+def _page(found: dict[str, Any], lines: int) -> Iterator[str]:
+    """What, since when, who is affected, why, what was done, what comes, what to type; then what happened in order."""
+    lasted = f"lasted {_lasted(found)}" if found["over"] else f"for {_lasted(found)} now"
+    yield f"incident {found['incident']} of {safe(found['program'])} is {found['state']}, {found['severity']}, {lasted}"
+    yield f"  {safe(found['what'])}"
+    yield ""
+    for label, text in _facts(found):
+        yield f"{label:<{LABEL_WIDTH}}{safe(text)}"
+    yield ""
+    yield "what happened:"
+    yield from _story(found, lines)
+    yield ""
+    yield "you can type:"
+    if not found["over"] and not found["acknowledged_by"]:
+        yield f"  reviver ack {found['incident']}"
+    yield f"  reviver explain {safe(found['program'])}"
+    yield f"  reviver logs {safe(found['program'])}"
+    if found.get("runbook"):
+        yield f"runbook: {safe(found['runbook'])}"
+
+
+def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    release = f", release {found['release']}" if found["release"] else ""
+    yield "since", clock_time(found["opened"]) + (f", over at {clock_time(found['over'])}" if found["over"] else "")
+    yield "cause", (found["cause"] or "not known") + release
+    if "affected" in found:
+        yield "affected", found["affected"]
+    unserved = (
+        f"nobody was served for {spell(found['unserved_s'])}" if found["unserved_s"] else "an instance was ready all the time"
+    )
+    if found["unserved_since"]:
+        unserved = f"nobody has been served since {clock_time(found['unserved_since'])}"
+    yield "customers", unserved
+    if "affected" in found:
+        yield "done", found["done"]
+        yield "next", found["next"]
+    yield "told", _told(found["told"])
+    yield "at it", _acknowledged(found["acknowledgements"])
+    for fact in found["facts"]:
+        if fact["text"] != found["what"]:
+            yield "also", fact["text"]
+    if found["evidence"]:
+        yield "evidence", f"of {', '.join(found['evidence'])}: evidence/ in state_dir"
+
+
+def _told(letters: Iterable[dict[str, Any]]) -> str:
+    """Each channel once, when it was told first, and what became of the last message."""
+    first: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for letter in letters:
+        first.setdefault(letter["channel"], letter["time"])
+        last[letter["channel"]] = letter["state"]
+    said = [f"{channel} at {clock_time(first[channel])[:-3]} ({last[channel]})" for channel in first]
+    return ", ".join(said) or "nobody: no escalation step takes it"
+
+
+def _acknowledged(acknowledgements: list[dict[str, Any]]) -> str:
+    if not acknowledgements:
+        return "nobody has acknowledged it"
+    newest = acknowledgements[-1]
+    said = f"{who(newest['by'])}, since {clock_time(newest['time'])[:-3]}"
+    return f"{said}; told again since: {newest['broken']}" if newest["broken"] else said
+
+
+def _story(found: dict[str, Any], lines: int) -> Iterator[str]:
+    story = [(line["time"], line["subject"], line["text"]) for line in found["story"]]
+    facts = {fact["text"] for fact in found["facts"]}
+    for each in found["told"]:
+        text = each["key"] if each["text"] in facts else each["text"]  # the fact stands in the line above already
+        story.append((each["time"], "told", f"{each['channel']} ({each['state']}): {text}"))
+    story.sort(key=lambda line: line[0][:SORTED_TO])
+    left_out = found["story_left_out"] + max(len(story) - lines, 0)
+    if left_out:
+        yield f"  ({left_out} earlier lines are left out: -n shows more, --json what is kept)"
+    shown = story[len(story) - lines :] if lines < len(story) else story
+    width = max((len(subject) for _, subject, _ in shown), default=0)
+    for time, subject, text in shown:
+        yield f"  {clock_time(time)}  {safe(subject):<{width}}  {safe(text)}"
