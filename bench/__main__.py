@@ -17,6 +17,8 @@ from bench import (
     hang,
     idle,
     logs,
+    outbox,
+    page,
     record,
     refused,
     release,
@@ -49,7 +51,10 @@ BENCHES: dict[str, Callable[[], Report]] = {
     "refused": refused.measure,
     "chaos": chaos.measure,
     "scale": scale.measure,
+    "outbox": outbox.measure,
+    "page": page.measure,
 }
+KILLED: dict[str, Callable[[int], Report]] = {"chaos": chaos.measure, "outbox": outbox.measure}
 PARTS: dict[str, Callable[[str], Report]] = {"hang": hang.measure, "record": record.measure, "find": find.measure}
 
 
@@ -65,17 +70,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name", nargs="?", choices=BENCHES, metavar="NAME", help="one of those below")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--only", default="", metavar="WORD", help=f"{', '.join(PARTS)}: what has this word in its name alone")
-    parser.add_argument("--kills", type=int, default=chaos.KILLS, metavar="N", help="chaos: so many times the supervisor is killed")
+    parser.add_argument("--kills", type=int, metavar="N", help=f"{', '.join(KILLED)}: so many times the supervisor is killed")
     chosen = parser.parse_args(arguments)
     if chosen.only and chosen.name not in PARTS:
         parser.error(f"--only belongs to {', '.join(PARTS)}")
+    if chosen.kills is not None and chosen.name not in KILLED:
+        parser.error(f"--kills belongs to {', '.join(KILLED)}")
     if chosen.name is None:
         print(names)
         return 0
     try:
         with ground():
-            if chosen.name == "chaos":
-                report = chaos.measure(chosen.kills)
+            if chosen.kills is not None:
+                report = KILLED[chosen.name](chosen.kills)
             else:
                 report = PARTS[chosen.name](chosen.only) if chosen.only else BENCHES[chosen.name]()
     except GroundError as problem:

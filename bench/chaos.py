@@ -104,11 +104,11 @@ def _torment(reviver: Reviver, kills: int, port: int, other: int) -> tuple[Torme
             while torment.kills < kills:
                 if torment.kills % POISON_EVERY == POISON_EVERY - 1:
                     threads.submit(asyncio.run, ask(other, "/checkout?coupon=LOOP"))
-                pid = _daemon(reviver)
+                pid = daemon_of(reviver)
                 os.kill(pid, signal.SIGKILL)
                 torment.kills += 1
                 died = time.monotonic()
-                while _daemon(reviver) == pid:
+                while daemon_of(reviver) == pid:
                     time.sleep(STEP_S)
                 torment.silent_s.append(time.monotonic() - died)
                 time.sleep(dice.uniform(*PAUSE_S))
@@ -126,7 +126,7 @@ def _customers(over: threading.Event, port: int, rate: float) -> list[Request]:
     return requests
 
 
-def _daemon(reviver: Reviver) -> int:
+def daemon_of(reviver: Reviver) -> int:
     """The daemon's pid: of the guard's children the one that runs the supervisor. While there is none, it is waited for."""
     deadline = time.monotonic() + BOOT_LIMIT_S
     while time.monotonic() < deadline:
