@@ -190,6 +190,11 @@ def test_explain_of_a_command_that_cannot_be_executed_says_why() -> None:
     assert answer["why"][0] == "store cannot be started: serve: command not found."
 
 
+def test_explain_says_that_customers_get_the_page_while_they_do() -> None:
+    assert "with status 503" in explain(program(failed=NOW, attempt=1, apologizing=True))["why"][-1]
+    assert "with status 503" not in str(explain(program(failed=NOW, attempt=1))["why"])
+
+
 def test_explain_of_a_starting_one_says_how_long_it_has() -> None:
     answer = explain(program(instance(1, State.STARTING, start_s=10.0)))
     assert answer["why"] == ["store:1 (pid 4001) has been starting for 4.0 s and has not answered yet."]

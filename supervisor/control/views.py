@@ -241,6 +241,8 @@ def _why(program: Program, fleet: Fleet, moment: Moment) -> list[str]:
         said.append(_absent_why(program, fleet, moment))
     elif program.wanted is Wanted.DOWN:
         said.append(f"{name} is being stopped.")
+    if program.apologizing:
+        said.append("Nothing serves: customers get a page that says so, with status 503, until an instance is ready.")
     if program.hold is not None:
         hold = program.hold
         said.append(f"{name} is held by {hold.by} since {moment.ago(hold.since)} ({hold.reason}): it is not healed.")
