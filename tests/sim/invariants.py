@@ -61,6 +61,8 @@ from supervisor.model import (
     Woke,
     WorkerLooked,
 )
+from tests.sim import people
+from tests.sim.people import People
 from tests.sim.servers import Phase, Server, Site
 
 EPSILON_S = 1e-6
@@ -161,6 +163,7 @@ class Ledger:
     demoted: set[InstanceId] = field(default_factory=set)
     causes: dict[str, dict[str, Met]] = field(default_factory=dict)
     programs: dict[str, Past] = field(default_factory=dict)
+    people: People = field(default_factory=People)
     quiet_looks: int = 0
     kills: int = 0
     spawns: int = 0
@@ -178,6 +181,7 @@ class Ledger:
         adopted = {i.id for program in fleet.programs.values() for i in program.instances}
         self.living &= adopted
         self.demoted &= adopted
+        self.people.new_life(fleet)
         self.killing_again = self.killed.keys() & adopted
         self.programs = {name: past for name, past in self.programs.items() if name in fleet.programs}
         for past in self.programs.values():
@@ -1016,8 +1020,10 @@ RULES: tuple[Rule, ...] = (
 def broken_rule(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
     """The first rule that does not hold after this step, with its name; "" when all hold."""
     hear(turn, ledger)
-    for rule in RULES:
+    people.hear(turn, ledger.people)
+    for rule in (*RULES, *people.RULES):
         if problem := rule(turn, ledger, sites):
             return f"{rule.__name__}: {problem}"
     _write(turn, ledger)
+    people.write(turn, ledger.people)
     return ""

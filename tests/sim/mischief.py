@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from supervisor.model import (
+    AckAsked,
     DeployAsked,
+    HoldAsked,
+    HoldEndAsked,
     LaunchSettings,
     Nature,
     Program,
@@ -19,7 +22,7 @@ from supervisor.model import (
     Wanted,
 )
 from supervisor.policy import releases
-from tests.sim.plan import COUPON, LINKS, bad_behaviour
+from tests.sim.plan import COUPON, LINKS, PEOPLE, bad_behaviour
 from tests.sim.servers import LOCK, RETRIES, Phase, Request, Server, Site, Sort
 from tests.sim.world import Config, World, release_of
 
@@ -50,6 +53,7 @@ class Mischief:
             "operator": self._operate,
             "release": self._release,
             LINKS: self._deploy,
+            PEOPLE: self._people,
             "death": world.die,
         }
         self._acts = [acts[kind] for kind in sorted(world.plan.mischief) if kind in acts] or [self._crash]
@@ -244,6 +248,21 @@ class Mischief:
             config.settings = replace(config.settings, launch=_with_command(config.settings.launch, command))
         world.apply()
 
+    def _people(self) -> None:
+        """Somebody is at it, wants Reviver's hands off, or begins or ends maintenance."""
+        world, random = self._world, self._random
+        name = random.choice(sorted(world.config))
+        incidents = [p.incident.number for p in world.fleet.programs.values() if p.incident is not None]
+        match random.randrange(6):
+            case 0 | 1 if incidents:
+                world.post(AckAsked(random.choice(incidents), "uid 1000"))
+            case 2 | 3:
+                world.post(HoldAsked(name, random.uniform(2.0, 40.0), "to look at it", "uid 1000"))
+            case 4:
+                world.post(HoldEndAsked(name, "uid 1000"))
+            case _:
+                world.maintain(tuple(each for each in sorted(world.config) if random.random() < 0.3))
+
     # --- releases behind a symlink
 
     def _deploy(self) -> None:
@@ -327,8 +346,11 @@ class Calm:
         world = self._world
         if self._over:
             return
+        world.maintain(())
         for name, program in list(world.fleet.programs.items()):
             world.sites[name].mend_loops()
+            if program.hold is not None:
+                world.post(HoldEndAsked(name, "uid 1000"))
             if self._beyond_healing(program):
                 plan = world.programs[name]
                 world.tell("# a good release", name)

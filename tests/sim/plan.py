@@ -51,6 +51,8 @@ MISCHIEF = (
 LINKS = "links"  # where a directory is a symlink: deploys and rollbacks, and switches that fail or take long; drawn apart
 
 
+PEOPLE = "people"  # who acknowledge, hold, and begin and end maintenance; drawn apart too
+
 LINKED = 0.4  # of all programs
 COUPON, REPORT = "spinning:coupons.py:apply", "spinning:reports.py:month"
 
@@ -112,6 +114,9 @@ def make_plan(seed: int) -> Plan:
     mischief = frozenset(kind for kind in MISCHIEF if random.random() < 0.35) or frozenset({"crash"})
     if any(program.linked for program in programs):
         mischief |= {LINKS}
+    apart = Random(f"people of {seed}")
+    if apart.random() < 0.4:
+        mischief |= {PEOPLE}
     return Plan(
         seed=seed,
         cores=random.choice((2, 2, 4)),
@@ -121,7 +126,12 @@ def make_plan(seed: int) -> Plan:
         every_s=random.choice((3.0, 6.0, 12.0, 25.0)),
         escalation=(
             EscalationStep(notify=("log://first",)),
-            EscalationStep(after_s=random.choice((5.0, 20.0)), notify=("log://second",), when=Severity.CRITICAL),
+            EscalationStep(
+                after_s=random.choice((5.0, 20.0)),
+                notify=("log://second",),
+                when=Severity.CRITICAL,
+                repeat_s=apart.choice((None, 7.0, 30.0)),
+            ),
         ),
     )
 

@@ -25,6 +25,7 @@ from supervisor.model import (
     Exited,
     Fleet,
     Forget,
+    Incident,
     Instance,
     InstanceId,
     Kill,
@@ -33,11 +34,13 @@ from supervisor.model import (
     Known,
     Look,
     Looked,
+    MaintenanceChanged,
     Note,
     Open,
     Preflighted,
     ProgramSettings,
     Promote,
+    RecordIncident,
     RecordRelease,
     Release,
     Remember,
@@ -89,7 +92,7 @@ def reborn(record: Fleet, written: Written, unborn: Collection[InstanceId], memo
     """What a new supervisor starts from: what the record says, and what it remembers of programs that are not in it."""
     started = {name: program.started for name, program in record.programs.items()}
     causes = {name: tuple(known.values()) for name, known in memory.items()}
-    known = Fleet(incidents=record.incidents, numbers={**record.numbers, **started}, causes=causes)
+    known = Fleet(incidents=record.incidents, numbers={**record.numbers, **started}, causes=causes, open=record.open)
     return adopt(known, [(program, written[name]) for name, program in record.programs.items()], unborn)
 
 
@@ -134,6 +137,8 @@ class World:
         self._unborn: set[InstanceId] = set()  # whose gate never opened: the supervisor died
         self.memory: Memory = {}  # what the journal holds of causes
         self.history: dict[str, dict[int, Release]] = {}  # and of releases
+        self.incidents: dict[str, Incident] = {}  # and of incidents that are not over
+        self.muted: tuple[str, ...] = ()
         self.blind_until = 0.0
         self.turns = 0
         self.problem = ""  # which rule does not hold, and how
@@ -213,6 +218,12 @@ class World:
         elif after.draining and not any(p.instances for p in after.programs.values()):
             self.fail("nothing lives, and the shutdown is not over")
 
+    def maintain(self, programs: tuple[str, ...]) -> None:
+        """The clock says that maintenance windows of these programs are open, and no other."""
+        self.muted = programs
+        if any(program.muted != (name in programs) for name, program in self.fleet.programs.items()):
+            self.post(MaintenanceChanged(programs))
+
     def send(self, event: Event, delay_s: float) -> None:
         """An event on its way; it is lost when the supervisor dies before it arrives."""
         self.agenda.after(delay_s, self._arrive, self._life, event)
@@ -247,6 +258,7 @@ class World:
         read = round_trip(self.record)
         if read != self.record:
             self.fail("the record does not give back the fleet")
+        read = replace(read, open=dict(self.incidents))
         self.fleet = self._policy.reborn(read, self._recorded, self._unborn, self.memory)
         releases = {name: tuple(lines.values())[-KEPT:] for name, lines in self.history.items()}
         self.fleet = replace(self.fleet, releases=releases)
@@ -254,6 +266,7 @@ class World:
         adopted = [i for p in self.fleet.programs.values() for i in p.instances]
         self.ledger.new_life(self.fleet, self.memory)
         self.apply(begins=True)
+        self.maintain(self.muted)
         for instance in adopted:
             self._adopt(instance)
 
@@ -361,6 +374,8 @@ class World:
                 self.agenda.after(0.005, self._kill_worker, effect)
             case Remember():
                 self.agenda.after(WRITTEN_S, self._written, self._life, effect)
+            case RecordIncident():
+                self.agenda.after(WRITTEN_S, self._write_incident, self._life, effect)
             case Demote() | Promote() | Apologize() | StepAside() | Note() | Tell():
                 pass
 
@@ -430,6 +445,12 @@ class World:
             known = self.memory.setdefault(effect.program, {})
             known.pop(effect.known.key, None)
             known[effect.known.key] = effect.known
+
+    def _write_incident(self, life: int, effect: RecordIncident) -> None:
+        if life == self._life and effect.over is None:
+            self.incidents[effect.program] = effect.incident
+        elif life == self._life and (known := self.incidents.get(effect.program)) and known.number == effect.incident.number:
+            del self.incidents[effect.program]
 
     def _server(self, wanted: InstanceId) -> Server | None:
         return self._site_of(wanted).servers.get(wanted)
