@@ -24,6 +24,7 @@ from bench import (
     release,
     restart,
     scale,
+    sorry,
     status,
     tree,
     verdicts,
@@ -53,6 +54,7 @@ BENCHES: dict[str, Callable[[], Report]] = {
     "scale": scale.measure,
     "outbox": outbox.measure,
     "page": page.measure,
+    "sorry": sorry.measure,
 }
 KILLED: dict[str, Callable[[int], Report]] = {"chaos": chaos.measure, "outbox": outbox.measure}
 PARTS: dict[str, Callable[[str], Report]] = {"hang": hang.measure, "record": record.measure, "find": find.measure}
