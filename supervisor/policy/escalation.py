@@ -63,8 +63,12 @@ def tell(program: Program, world: World, clock: Clock) -> Stepped:
         return program, told
     heard = {_of(tell) for tell in told}
     unheard = [fact for fact in incident.facts if fact not in before and fact.key not in heard]
-    logged = [_message(program, incident, fact, fact.text, (), LOG_STEP, world, clock) for fact in unheard]
-    return program, tuple(sorted((*logged, *told), key=lambda tell: incident.told.index(_of(tell))))
+    order, said = incident.told, list(told)
+    for fact in unheard:
+        incident = replace(incident, sent=incident.sent + 1)
+        said.append(_message(program, incident, fact, fact.text, (), LOG_STEP, world, clock))
+    said.sort(key=lambda tell: order.index(_of(tell)))
+    return replace(program, incident=incident), tuple(said)
 
 
 def climb(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Tell, ...]]:

@@ -12,6 +12,7 @@ from supervisor.model import (
     Looked,
     Note,
     ProgramSettings,
+    RecordIncident,
     Spared,
     Tell,
 )
@@ -30,6 +31,9 @@ def spell(thing: object) -> str:
             return f"[{thing.subject} {thing.name}] {thing.text}"
         case Tell():
             return f"TELL {thing.incident}/{thing.key}/{thing.step} {thing.severity.name}: {thing.text}"
+        case RecordIncident():
+            keys = " ".join(thing.incident.told)
+            return f"RecordIncident({thing.program} {thing.incident.number}: {keys}; calm={thing.incident.calm}, over={thing.over})"
         case Applied():
             return "applied " + ", ".join(spell(candidate) for candidate in thing.programs)
         case Candidate():
