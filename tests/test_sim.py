@@ -10,7 +10,7 @@ import pytest
 from supervisor.model import Act
 from tests.sim import mutants
 from tests.sim.mutants import MUTANTS, told_twice
-from tests.sim.plan import COUPON, LINKS, Plan, make_plan
+from tests.sim.plan import COUPON, LINKS, PEOPLE, Plan, make_plan
 from tests.sim.run import LINES, run_seed
 from tests.sim.world import Policy
 
@@ -32,6 +32,13 @@ NEEDS: dict[Callable[[Policy], Policy], Callable[[Plan], bool]] = {
     mutants.link_before_the_preflight: lambda plan: LINKS in plan.mischief,
     mutants.trusted_too_early: lambda plan: LINKS in plan.mischief,
     mutants.old_looks_believed: lambda plan: "looks" in plan.mischief,
+    mutants.hold_does_not_hold: lambda plan: PEOPLE in plan.mischief,
+    mutants.hold_forgotten: lambda plan: {PEOPLE, "death"} <= plan.mischief,
+    mutants.hold_without_an_end: lambda plan: PEOPLE in plan.mischief,
+    mutants.acknowledgement_lost: lambda plan: {PEOPLE, "death"} <= plan.mischief,
+    mutants.acknowledgement_for_ever: lambda plan: PEOPLE in plan.mischief,
+    mutants.repeats_forgotten: lambda plan: plan.escalation[1].repeat_s is not None,
+    mutants.maintenance_without_an_end: lambda plan: PEOPLE in plan.mischief,
 }
 
 

@@ -17,6 +17,7 @@ from supervisor.model import (
     Build,
     DeployAsked,
     Effect,
+    EscalationStep,
     Event,
     EvidenceTaken,
     Exited,
@@ -27,6 +28,7 @@ from supervisor.model import (
     Known,
     Look,
     Looked,
+    MaintenanceChanged,
     Program,
     ProgramSettings,
     Promote,
@@ -543,6 +545,117 @@ def page_instead_of_waiting(policy: Policy) -> Policy:
     return _deceived(policy, by(0.125), by(8.0))
 
 
+def _hidden(policy: Policy, hide: Callable[[Program], Program], back: Callable[[Program, Program], Program]) -> Policy:
+    """Policy does not see a part of each program while it decides; `back(program, before)` puts that into what it gave."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        blind = replace(fleet, programs={name: hide(program) for name, program in fleet.programs.items()})
+        after, effects, wake = policy.step(blind, event, now)
+        seen = {
+            name: back(program, fleet.programs[name]) if name in fleet.programs else program
+            for name, program in after.programs.items()
+        }
+        return replace(after, programs=seen), effects, wake
+
+    return replace(policy, step=step)
+
+
+def hold_does_not_hold(policy: Policy) -> Policy:
+    """Who holds a program is known and shown, and it is healed all the same."""
+
+    def hide(program: Program) -> Program:
+        return replace(program, hold=None)
+
+    def back(program: Program, before: Program) -> Program:
+        return program if program.hold is not None else replace(program, hold=before.hold)
+
+    hidden = _hidden(policy, hide, back)
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        return hidden.step(fleet, event, now) if isinstance(event, Looked | Exited) else policy.step(fleet, event, now)
+
+    return replace(policy, step=step)
+
+
+def hold_forgotten(policy: Policy) -> Policy:
+    """A new supervisor does not know that a program is held."""
+
+    def reborn(record: Fleet, written: Written, unborn: Collection[InstanceId], memory: Memory) -> Fleet:
+        after = policy.reborn(record, written, unborn, memory)
+        return replace(after, programs={name: replace(p, hold=None) for name, p in after.programs.items()})
+
+    return replace(policy, reborn=reborn)
+
+
+def hold_without_an_end(policy: Policy) -> Policy:
+    """Nobody is woken when a hold is over."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        fleet, effects, _ = policy.step(fleet, event, now)
+        held = {name for name, p in fleet.programs.items() if p.hold is not None and fleet.wakes.get(name) == p.hold.until}
+        wakes = {name: wake for name, wake in fleet.wakes.items() if name not in held}
+        return replace(fleet, wakes=wakes), effects, min(wakes.values(), default=None)
+
+    return replace(policy, step=step)
+
+
+def acknowledgement_lost(policy: Policy) -> Policy:
+    """A new supervisor does not know that somebody is at it."""
+
+    def reborn(record: Fleet, written: Written, unborn: Collection[InstanceId], memory: Memory) -> Fleet:
+        after = policy.reborn(record, written, unborn, memory)
+        programs = {
+            name: replace(p, incident=None if p.incident is None else replace(p.incident, acknowledgements=()))
+            for name, p in after.programs.items()
+        }
+        return replace(after, programs=programs)
+
+    return replace(policy, reborn=reborn)
+
+
+def acknowledgement_for_ever(policy: Policy) -> Policy:
+    """What is acknowledged stays so, whatever comes."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        after, effects, wake = policy.step(fleet, event, now)
+        for name, program in after.programs.items():
+            known, before = program.incident, fleet.programs[name].incident if name in fleet.programs else None
+            if known is not None and before is not None and before.acknowledged is not None and known.number == before.number:
+                quiet = replace(known, acknowledgements=before.acknowledgements)
+                after = _with_program(after, replace(program, incident=quiet))
+                effects = tuple(e for e in effects if not (isinstance(e, Tell) and e.incident == known.number and e.step >= 0))
+        return after, effects, wake
+
+    return replace(policy, step=step)
+
+
+def repeats_forgotten(policy: Policy) -> Policy:
+    """A step that wants to be told again is told once."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        def once(steps: tuple[EscalationStep, ...]) -> tuple[EscalationStep, ...]:
+            return tuple(replace(step, repeat_s=None) for step in steps)
+
+        escalation = event.escalation if isinstance(event, Applied) else fleet.escalation
+        given = replace(event, escalation=once(event.escalation)) if isinstance(event, Applied) else event
+        after, effects, wake = policy.step(replace(fleet, escalation=once(fleet.escalation)), given, now)
+        return replace(after, escalation=escalation), effects, wake
+
+    return replace(policy, step=step)
+
+
+def maintenance_without_an_end(policy: Policy) -> Policy:
+    """What was missed while alerts were muted is never told."""
+
+    def step(fleet: Fleet, event: Event, now: float) -> Result:
+        if isinstance(event, MaintenanceChanged):
+            muted = {name for name, program in fleet.programs.items() if program.muted}
+            event = replace(event, programs=tuple(sorted({*event.programs, *muted})))
+        return policy.step(fleet, event, now)
+
+    return replace(policy, step=step)
+
+
 MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     backoff_without_a_timer,
     no_id_check,
@@ -579,4 +692,11 @@ MUTANTS: tuple[Callable[[Policy], Policy], ...] = (
     trusted_too_early,
     page_stays,
     page_instead_of_waiting,
+    hold_does_not_hold,
+    hold_forgotten,
+    hold_without_an_end,
+    acknowledgement_lost,
+    acknowledgement_for_ever,
+    repeats_forgotten,
+    maintenance_without_an_end,
 )
