@@ -409,12 +409,12 @@ class Shop:
 
     def __init__(self, folder: Path, *, more: str = "", guarded: bool = False) -> None:
         self.folder, self.port = folder, free_port()
-        programs = (
+        self.programs = (
             f'[program.store]\ncommand = {python(SERVER)}\nsockets = ["127.0.0.1:{self.port}"]\ndirectory = "{folder}"\n'
             f'health.http = "/health"\nhealth.every = "200ms"\nsorry = {{ after = "300ms", retry = "7s" }}\n'
             f'restart.limit = "200ms"\nrelief.extra = 0\n{more}\n'
         )
-        self.daemon = Supervised(folder, programs, guarded=guarded)
+        self.daemon = Supervised(folder, self.programs, guarded=guarded)
         self.answers: list[bytes] = []
 
     def heal(self) -> None:
@@ -469,7 +469,11 @@ def test_customers_of_a_crash_loop_read_the_page_until_the_first_instance_that_a
         assert shop.all_were_answered()
         assert shop.daemon.ask("stop", "store").returncode == 0
         daemon.until("page.shown", subject="store")
-        assert b" 503 " in ask(shop.port, request())
+        assert b"Back in a moment" in ask(shop.port, request())
+        (tmp_path / "closed.html").write_text("<p>Closed today.</p>")
+        daemon.write(shop.programs.replace('"7s"', '"7s", page = "closed.html"'))
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for(lambda: b"Closed today." in ask(shop.port, request()))
 
 
 def test_the_page_goes_on_over_the_death_of_the_supervisor_and_nobody_is_refused(tmp_path: Path) -> None:

@@ -564,7 +564,7 @@ class Watcher:
             instance.next_ask = now + (AGAIN_S if in_doubt else health.every_s)
         timeout_s = max(health.timeout_s, START_TIMEOUT_S) if starting and program.sockets else health.timeout_s
         self._disarm(program)
-        if program.answerer is not None:
+        if program.answerer is not None and any(_at_its_sockets(program, target) for target in asker.targets):
             program.answerer.stand_aside()
         asker.ask(now, timeout_s, lambda target: self._whose(program, instance, target))
 
@@ -573,8 +573,9 @@ class Watcher:
 
         A tcp question to one that is alone is answered by being accepted, which a held socket alone does not tell.
         """
-        ours = _port_of(target) in program.listening.ports or _path_of(target) in program.listening.paths
-        if not ours or not (program.shared or instance.sight.owing.stuck or isinstance(target, TcpTarget)):
+        if not _at_its_sockets(program, target) or not (
+            program.shared or instance.sight.owing.stuck or isinstance(target, TcpTarget)
+        ):
             return None
         strange = 0
 
@@ -710,6 +711,11 @@ def _owed_s(program: WatchedProgram) -> float:
 
 def _start_ask_s(age_s: float) -> float:
     return next(step_s for until_s, step_s in START_ASK_S if age_s < until_s)
+
+
+def _at_its_sockets(program: WatchedProgram, target: Target) -> bool:
+    """Whether the question is put where the program listens."""
+    return _port_of(target) in program.listening.ports or _path_of(target) in program.listening.paths
 
 
 def _path_of(target: Target) -> str:
