@@ -545,34 +545,19 @@ def page_instead_of_waiting(policy: Policy) -> Policy:
     return _deceived(policy, by(0.125), by(8.0))
 
 
-def _hidden(policy: Policy, hide: Callable[[Program], Program], back: Callable[[Program, Program], Program]) -> Policy:
-    """Policy does not see a part of each program while it decides; `back(program, before)` puts that into what it gave."""
-
-    def step(fleet: Fleet, event: Event, now: float) -> Result:
-        blind = replace(fleet, programs={name: hide(program) for name, program in fleet.programs.items()})
-        after, effects, wake = policy.step(blind, event, now)
-        seen = {
-            name: back(program, fleet.programs[name]) if name in fleet.programs else program
-            for name, program in after.programs.items()
-        }
-        return replace(after, programs=seen), effects, wake
-
-    return replace(policy, step=step)
-
-
 def hold_does_not_hold(policy: Policy) -> Policy:
     """Who holds a program is known and shown, and it is healed all the same."""
 
-    def hide(program: Program) -> Program:
-        return replace(program, hold=None)
-
-    def back(program: Program, before: Program) -> Program:
-        return program if program.hold is not None else replace(program, hold=before.hold)
-
-    hidden = _hidden(policy, hide, back)
-
     def step(fleet: Fleet, event: Event, now: float) -> Result:
-        return hidden.step(fleet, event, now) if isinstance(event, Looked | Exited) else policy.step(fleet, event, now)
+        if not isinstance(event, Looked | Exited) or event.id.program not in fleet.programs:
+            return policy.step(fleet, event, now)
+        held = fleet.programs[event.id.program]
+        after, effects, wake = policy.step(_with_program(fleet, replace(held, hold=None)), event, now)
+        if held.hold is None or held.hold.until <= now:
+            return after, effects, wake
+        after = _with_program(after, replace(after.programs[event.id.program], hold=held.hold))
+        after, more, wake = policy.step(replace(after, wakes={**after.wakes, event.id.program: now}), Woke(), now)
+        return after, (*effects, *more), wake
 
     return replace(policy, step=step)
 
@@ -622,7 +607,7 @@ def acknowledgement_for_ever(policy: Policy) -> Policy:
             known, before = program.incident, fleet.programs[name].incident if name in fleet.programs else None
             if known is not None and before is not None and before.acknowledged is not None and known.number == before.number:
                 quiet = replace(known, acknowledgements=before.acknowledgements)
-                after = _with_program(after, replace(program, incident=quiet))
+                after = _with_program(after, replace(program, incident=quiet, recorded=quiet))
                 effects = tuple(e for e in effects if not (isinstance(e, Tell) and e.incident == known.number and e.step >= 0))
         return after, effects, wake
 
