@@ -466,6 +466,8 @@ class Daemon:
                 program = self._fleet.programs.get(event.id.program)
                 if program is not None and program.wanted is Wanted.DOWN and not program.instances:
                     self._starter.drop(event.id.program)
+                if not _left(before.get(event.id.program), event.id):
+                    self._watcher.died(event.id)
                 self._watcher.forget(event.id)
                 self._systemd.unstore(_kept_instance(event.id))
                 self._bury(event, before.get(event.id.program))
@@ -597,6 +599,7 @@ class Daemon:
 
     def _kill(self, effect: Kill) -> None:
         if effect.unmoved_since is None:
+            self._watcher.condemned(effect.id)
             self._reaper.kill(effect.id)
         else:
             self._job(self._kill_if_unmoved(effect, effect.unmoved_since))
@@ -755,6 +758,11 @@ class Daemon:
     def subscribe(self, callback: Callable[[Story], None]) -> Callable[[], None]:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
+
+
+def _left(program: Program | None, id: InstanceId) -> bool:
+    """Whether it ended as it was asked to: then it finished what it had begun."""
+    return program is not None and any(i.id == id and i.state is State.RETIRING for i in program.instances)
 
 
 def _kept_instance(id: InstanceId) -> str:

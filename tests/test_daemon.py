@@ -255,7 +255,7 @@ def test_status_json_has_the_names_that_scripts_rely_on(tmp_path: Path) -> None:
     with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n") as daemon:
         daemon.until("instance.ready")
         found = json.loads(daemon.ask("status", "--json").stdout)
-    assert set(found) == {"daemon", "programs"}
+    assert set(found) == {"daemon", "programs", "channels"}
     assert set(found["daemon"]) >= {"pid", "version", "uptime_s", "config"}
     (program,) = found["programs"]
     assert {"name", "wanted", "state", "release", "restarts", "incident", "instances"} <= set(program)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from supervisor.mechanism import waiting
 from supervisor.mechanism.probes import UNIX
-from supervisor.mechanism.sockdiag import FAMILIES, Connection, Owners, SockDiag, UnixQueue, queue_of, sockets_of
+from supervisor.mechanism.sockdiag import FAMILIES, Connection, Owners, SockDiag, UnixQueue, dropped, queue_of, sockets_of
 from supervisor.policy.samples import Client, ProcessSample, SocketSample
 
 NAMED_LIMIT = 16  # waiting requests whose process is looked for when all belong to one instance anyway: it is only for the words
@@ -104,6 +104,18 @@ class Listening:
             lengths += [(each.queue, each.backlog) for each in self._diag.listeners(port) if each.inode in inodes]
         lengths += [(each.queue, each.backlog) for inode in self._unix_inodes() if (each := self._unix_queue(inode)) is not None]
         return sum(length for length, _ in lengths), sum(limit for _, limit in lengths)
+
+    def dropped(self) -> int | None:
+        """Attempts to connect that the kernel has ever dropped at the held TCP sockets; None: there is none. Raises OSError."""
+        return sum(dropped(copy) for copy in self._tcp) if self._tcp else None
+
+    @property
+    def unseen(self) -> str:
+        """What looks at these sockets cannot tell of customers, in words; "" for nothing."""
+        said = ["how long those at a unix socket waited"] if self._unix or 0 in dict(self._found.ports).values() else []
+        if not self._copies:
+            said.append("who was refused: Reviver does not hold its port")
+        return "; ".join(said)
 
     def look(self, now: float, before: SocketSample | None, pids: Collection[int], *, attribute: bool) -> SocketSample:
         """All connections, each with its age.

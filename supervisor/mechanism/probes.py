@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -69,6 +70,9 @@ OUR_FAULTS = frozenset(
 )
 
 Address = tuple[str, int] | str  # host and port, or the path of a unix socket, "@..." for an abstract one
+OURS_LIMIT = 256  # newest connections that are known for our own: one a second waits for a hung server at most
+_ours: deque[tuple[str, int]] = deque(maxlen=OURS_LIMIT)  # of the loop's thread, like all of this
+
 Whose = Callable[[tuple[str, int], tuple[str, int]], bool | None]
 UNIX = "unix"  # a unix socket has no addresses that tell its connections apart: our end is this and our socket's inode
 
@@ -355,8 +359,14 @@ async def _connect(address: Address) -> socket.socket:
             sock.close()
             raise
         else:
+            _ours.append(sock.getsockname()[:2])
             return sock
     raise problem or _UnknownError(f"{host} has no address")
+
+
+def ours() -> frozenset[tuple[str, int]]:
+    """The addresses from which the newest questions came: who looks at connections can tell them from customers."""
+    return frozenset(_ours)
 
 
 def _connected(sock: socket.socket, address: tuple[str, int]) -> bool:

@@ -51,6 +51,8 @@ _BYTES = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received
 _BYTES_AT = 120
 _QUEUE = struct.Struct("=II")  # of a listening socket: tcpi_unacked is the accept queue, tcpi_sacked its limit
 _QUEUE_AT = 24
+_SO_MEMINFO = 55  # asm-generic/socket.h; nine numbers of 32 bits, the last one is SK_MEMINFO_DROPS (linux/sock_diag.h)
+_MEMINFO_BYTES, _DROPS_AT = 36, 32
 _RECEIVE_BYTES = 65536
 
 
@@ -223,6 +225,12 @@ def queue_of(listener: socket.socket) -> tuple[int, int]:
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE_AT + _QUEUE.size)
     queue, backlog = _QUEUE.unpack_from(info, _QUEUE_AT)
     return queue, backlog
+
+
+def dropped(listener: socket.socket) -> int:
+    """Attempts to connect that this TCP listener has ever turned away, as its queue was full (a customer who tries again counts again;
+    tcp_listendrop in the kernel's net/tcp.h). Raises OSError."""
+    return int.from_bytes(listener.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_BYTES)[_DROPS_AT:], sys.byteorder)
 
 
 class Owners:

@@ -27,12 +27,12 @@ from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import pressure
 from supervisor.mechanism.apologist import Answerer
 from supervisor.mechanism.listening import Found, Listening, find
-from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, targets
+from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, ours, targets
 from supervisor.mechanism.readiness import LIVED_S, readiness
 from supervisor.mechanism.sockdiag import SockDiag
 from supervisor.mechanism.vitals import Sampler, Vitals
 from supervisor.mechanism.watched import DENSE_FOR_S, WatchedInstance, WatchedProgram
-from supervisor.model import Answered, Event, Extended, InstanceId, Kind, Looked, ProgramSettings, Verdict, WorkerLooked
+from supervisor.model import Answered, Event, Extended, InstanceId, Kind, Looked, Noticed, ProgramSettings, Verdict, WorkerLooked
 from supervisor.policy.answers import LATE_S
 from supervisor.policy.diagnosis import LEAK_BYTES_PER_S
 from supervisor.policy.facts import (
@@ -78,6 +78,7 @@ SLACK_S = 0.02  # what is due within this is done in the same wake-up
 WORKER_TELL_S = 1.0  # between two posts about a worker that does nothing
 WORKER_TOLD_SHARE = 1 / 3  # of `worker`: from when on it is told; a report of some seconds is nothing to tell
 NEAR_PROOF_S = 1.0  # so long before and after a worker's limit it is looked at densely
+TOLL_S = 1.0  # between two posts of what customers notice: it only adds up
 TELL_AGAIN_S = 5.0  # a verdict that lasts and is not calm is told again, with its new numbers
 ROOM_S = 3.0  # how long what is known of the host's memory holds
 ROOM_TIMES = 2  # an instance more needs room for its own tree, and once more for what grows meanwhile (2 x PSS)
@@ -172,6 +173,20 @@ class Watcher:
             for instance in program.instances.values():
                 instance.asker.doubt()
             program.unsee("", time.monotonic())  # who owns a connection was not looked for while one was alone
+
+    def condemned(self, id: InstanceId) -> None:
+        """It is about to be killed: see whose requests it has."""
+        program, instance = self._named(id)
+        if program is not None and instance is not None and program.listening.known:
+            self._look_at_connections(program, time.monotonic())
+
+    def died(self, id: InstanceId) -> None:
+        """It was killed, or ended by itself, and did not finish what it had begun. Before `forget`."""
+        program, instance = self._named(id)
+        if program is not None and instance is not None:
+            now = time.monotonic()
+            program.tally.died(frozenset(instance.sampler.pids) if program.shared else None, now)
+            self._tell_toll(id.program, now)
 
     def forget(self, id: InstanceId) -> None:
         """It is gone."""
@@ -452,11 +467,14 @@ class Watcher:
         began = time.perf_counter()
         try:
             seen = follow(program.seen, program.listening.look(now, program.seen, pids, attribute=attribute))
+            dropped = program.listening.dropped()
         except OSError as problem:
             program.unsee(f"its connections cannot be looked at: {problem}", now)
             return
         program.look_s = time.perf_counter() - began
         program.seen = seen
+        odd = program.queued > 0 or any(instance.dense_until > now or instance.told not in _CALM for instance in instances)
+        program.tally.look(seen, ours(), dropped, odd=odd)
         if any(client.untaken and now - client.since >= program.settings.hang.suspect_s for client in seen.clients):
             self._be_wary(program, now)
         for instance in instances:
@@ -606,6 +624,7 @@ class Watcher:
         instance.sampled = -math.inf
         if (look := self._looks.pop(instance.id, None)) is not None:
             look.cancel()
+        self._tell_toll(instance.id.program, now)
         self._post(Answered(instance.id, how))
 
     # --- judging and telling ----------------------------------------------------------------------------------------------------
@@ -664,8 +683,17 @@ class Watcher:
 
     def _tell(self, instance: WatchedInstance, finding: Finding, now: float) -> None:
         instance.note(finding.verdict, now)
+        if finding.verdict.kind not in _CALM:
+            self._tell_toll(instance.id.program, now, TOLL_S)
         room = finding.verdict.kind not in SUSPICIOUS or self._has_room(instance, now)
         self._post(Looked(instance.id, now, finding.since, finding.verdict, room))
+
+    def _tell_toll(self, name: str, now: float, again_s: float = 0.0) -> None:
+        """Post what customers have noticed, if that was not done within `again_s`."""
+        program = self._programs[name]
+        if now - program.tolled >= again_s and (toll := program.tally.take(program.listening.unseen)) is not None:
+            program.tolled = now
+            self._post(Noticed(name, toll))
 
     def _look_at_host(self, now: float, instance: WatchedInstance) -> None:
         """Only when something is odd: whoever answers needs no excuse."""

@@ -15,6 +15,7 @@ from supervisor.model import InstanceId, Kind, ProgramSettings, Scope, Verdict
 from supervisor.policy.facts import Fact, Ruled, Unseen
 from supervisor.policy.samples import SocketSample
 from supervisor.policy.sight import Sight
+from supervisor.policy.toll import Tally
 
 DENSE_FOR_S = 15.0  # something odd is looked at closely for so long; then it is decided, or lasting: 60 CPU s per hour at that rate
 
@@ -86,6 +87,8 @@ class WatchedProgram:
         self.answerer: Answerer | None = None  # who takes connections in its place
         self.queued = 0  # looks in a row at which the queue was not empty
         self.seen: SocketSample | None = None
+        self.tally = Tally()
+        self.tolled = -math.inf  # when what it counted was posted last
         self.look_s = 0.0  # what the last look at connections took
         self.due = math.inf
         self.armed = False  # the loop tells when somebody waits at a held socket: its queue need not be looked at

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisor.model.settings import NO_STAKEHOLDERS, EscalationStep, ProgramSettings, StakeholderSettings
-from supervisor.model.states import InstanceId, Verdict
+from supervisor.model.states import InstanceId, Toll, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,14 @@ class Looked:
     since: float | None
     verdict: Verdict
     room: bool = True  # the host has memory for another instance like it
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """What customers of a program noticed since the last of these, in trouble."""
+
+    program: str
+    toll: Toll
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +225,7 @@ Event = (
     | Answered
     | Extended
     | Looked
+    | Noticed
     | WorkerLooked
     | Spared
     | EvidenceTaken

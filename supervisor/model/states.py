@@ -260,6 +260,28 @@ class Impact:
 
 
 @dataclass(frozen=True, slots=True)
+class Toll:
+    """What customers noticed, as far as looks at the kernel could see it.
+
+    looks      so many it was counted from; 0: nothing is known
+    refused    attempts to connect that the kernel dropped because the accept queue was full: each try of a customer counts
+    broken     requests that were taken and not answered when their process was killed or crashed
+    waited     customers who waited for long
+    longest_s  the longest wait that was seen
+    trouble_s  for so long somebody waited for long
+    unseen     what could not be seen, in words
+    """
+
+    looks: int = 0
+    refused: int = 0
+    broken: int = 0
+    waited: int = 0
+    longest_s: float = 0.0
+    trouble_s: float = 0.0
+    unseen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """From the first bad fact to proven recovery."""
 
@@ -278,6 +300,7 @@ class Incident:
     cause: str = ""  # where it hung, for people
     evidence: tuple[str, ...] = ()  # the instances of which some was taken
     impact: Impact = Impact()
+    toll: Toll = Toll()
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -399,6 +422,8 @@ class Program:
     apologizing: bool = False  # customers are answered in its place
     boot_s: float = 0.0  # what the newest instance that became ready took for it
     facts: tuple[Fact, ...] = ()  # not yet told
+    toll: Toll = Toll()  # noticed by customers, and not yet taken up by an incident
+    tolled: float | None = None  # when that was seen
     incident: Incident | None = None
     recorded: Incident | None = None  # the incident as it was written down last
     acked: str = ""  # who has just acknowledged it

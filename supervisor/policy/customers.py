@@ -9,6 +9,7 @@ from __future__ import annotations
 from string import Template
 
 from supervisor.model import Effect, Impact, Incident, Notice, Program, Tell, Voice
+from supervisor.policy import toll
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
 from supervisor.policy.wanted import World, ready, wanted
@@ -54,7 +55,8 @@ def all_clear(program: Program, incident: Incident, world: World, calm: float, u
 def cost(incident: Incident) -> str:
     """What it cost customers, as far as is known, for operators."""
     total_s = incident.impact.total_s
-    return f"nobody was served for {spell(total_s)} of it" if total_s else "an instance was ready all the time"
+    served = f"nobody was served for {spell(total_s)} of it" if total_s else "an instance was ready all the time"
+    return f"{served}; {toll.words(incident.toll)}"
 
 
 def _follow(impact: Impact, program: Program, now: float, *, affected: bool) -> Impact:

@@ -16,6 +16,7 @@ from supervisor.model import (
     HoldAsked,
     HoldEndAsked,
     MaintenanceChanged,
+    Noticed,
     Preflighted,
     Program,
     RestartAsked,
@@ -72,7 +73,7 @@ def _hear(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, Iterable[str]]
             name = next((n for n, p in fleet.programs.items() if p.incident and p.incident.number == event.incident), "")
         case Preflighted() | DeployAsked() | Switched() | StartAsked() | StopAsked() | RestartAsked() | SignalAsked():
             name = event.program
-        case HoldAsked() | HoldEndAsked():
+        case HoldAsked() | HoldEndAsked() | Noticed():
             name = event.program
         case _:
             name = event.id.program

@@ -27,6 +27,7 @@ from supervisor.model import (
     Known,
     Link,
     Looked,
+    Noticed,
     Preflight,
     Preflighted,
     Program,
@@ -45,7 +46,21 @@ from supervisor.model import (
     Wanted,
     WorkerLooked,
 )
-from supervisor.policy import apology, builds, customers, escalation, fill, history, hold, leave, memory, outside, releases, worker
+from supervisor.policy import (
+    apology,
+    builds,
+    customers,
+    escalation,
+    fill,
+    history,
+    hold,
+    leave,
+    memory,
+    outside,
+    releases,
+    toll,
+    worker,
+)
 from supervisor.policy import instance as one
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
@@ -64,7 +79,7 @@ ROUNDS = 50  # far more than any settling takes: beyond it two stages undo each 
 
 Stage = Callable[[Program, World, Clock], tuple[Program, tuple[Effect, ...]]]
 InstanceEvent = Spawned | SpawnFailed | Exited | Answered | Extended | Looked | WorkerLooked | Spared | EvidenceTaken
-OfPeople = AckAsked | HoldAsked | HoldEndAsked
+OfPeople = Noticed | AckAsked | HoldAsked | HoldEndAsked
 ProgramEvent = InstanceEvent | Preflighted | DeployAsked | Switched | StartAsked | StopAsked | RestartAsked | SignalAsked | OfPeople
 
 
@@ -125,6 +140,8 @@ def hear(program: Program, event: ProgramEvent, now: float) -> Program:
             return note(replace(program, wanted=Wanted.DOWN), "program.stop_asked", "stop asked by an operator")
         case RestartAsked():
             return hold.command(_restart_asked(program, event, now))
+        case Noticed():
+            return toll.hear(program, event, now)
         case AckAsked():
             return replace(program, acked=event.by)
         case HoldAsked():
@@ -329,6 +346,7 @@ STAGES: tuple[Stage, ...] = (
     escalation.witness,
     escalation.climb,
     customers.notice,
+    toll.count,
     escalation.close,
     escalation.record,
     memory.remember,
