@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = sorted((ROOT / "supervisor/policy").rglob("*.py"))
+APART = ROOT / "supervisor/mechanism/sorry.py"  # a process of its own, which has no loop
 ROOMS = sorted(
     {
         ROOT / "supervisor/daemon.py",
@@ -24,6 +25,7 @@ ROOMS = sorted(
         *(ROOT / "supervisor/records").rglob("*.py"),
         *(ROOT / "supervisor/alerts").rglob("*.py"),
     }
+    - {APART}
 )
 
 PURE_MODULES = {
@@ -221,11 +223,16 @@ def test_nothing_blocks_the_daemons_loop() -> None:
 
 def test_only_lanes_make_threads() -> None:
     supervisor = ROOT / "supervisor"
-    others = [
-        file for file in sorted(supervisor.rglob("*.py")) if file.name != "lanes.py" and supervisor / "demo" not in file.parents
-    ]
+    own = {supervisor / "lanes.py", APART}
+    others = [file for file in sorted(supervisor.rglob("*.py")) if file not in own and supervisor / "demo" not in file.parents]
     made = [problem for problem in problems(others, blockers) if "threading." in problem]
     assert made == []
+
+
+def test_what_is_a_process_of_its_own_needs_the_standard_library_alone() -> None:
+    needed = {module.partition(".")[0] for _, module in imports(ast.parse(APART.read_text()))}
+    assert needed
+    assert needed <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(
