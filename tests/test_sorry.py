@@ -334,6 +334,38 @@ def serving(listener: socket.socket) -> Iterator[None]:
         thread.join(20)
 
 
+def test_it_answers_at_the_first_socket_and_those_of_its_port_alone(tmp_path: Path) -> None:
+    """The others may speak anything."""
+
+    async def play(listeners: list[socket.socket]) -> None:
+        seen: asyncio.Queue[Answerer | None] = asyncio.Queue()
+        fds = tuple(listener.fileno() for listener in listeners)
+        answerers = Apologists(lambda _: fds, lambda _, each: seen.put_nowait(each), print)
+        answerers.begin(settings())
+        answerer = await asyncio.wait_for(seen.get(), 20)
+        assert answerer is not None
+        for listener, answers in zip(listeners, (True, False, False), strict=True):
+            with socket.socket(listener.family) as client:
+                client.connect(listener.getsockname())
+                client.sendall(request())
+                client.settimeout(20)
+                if answers:
+                    assert await asyncio.to_thread(client.recv, 100)
+        assert [bool(select.select([each], [], [], 0)[0]) for each in listeners] == [False, True, True]
+        answerers.end(STORE)
+        await gone(answerer)
+        answerers.close()
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.socket(socket.AF_UNIX) as unix,
+    ):
+        unix.bind(str(tmp_path / "x.sock"))
+        unix.listen()
+        asyncio.run(play([first, other, unix]))
+
+
 def test_one_that_dies_is_replaced_and_one_that_is_no_longer_wanted_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apologist, "AGAIN_S", 0.01)
 

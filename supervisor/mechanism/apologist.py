@@ -168,12 +168,8 @@ def _words(settings: ProgramSettings, count: int) -> list[str]:
 def _copies(fds: Sequence[int]) -> list[int]:
     """Copies of the sockets that speak HTTP, above all places they are to have in the child: the first one, which http probes are asked
     on, and those of the same port (IPv4 beside IPv6). Another may speak anything. Raises OSError."""
-    first = _name(fds[0])
-    same = [
-        fd
-        for fd in fds
-        if fd == fds[0] or (not isinstance(first, str) and not isinstance(_name(fd), str) and _name(fd)[1] == first[1])
-    ]
+    first = _port(fds[0])
+    same = [fd for fd in fds if fd == fds[0] or (first and _port(fd) == first)]
     copies: list[int] = []
     try:
         for fd in same:
@@ -185,11 +181,10 @@ def _copies(fds: Sequence[int]) -> list[int]:
     return copies
 
 
-def _name(fd: int) -> tuple[str, int] | str:
-    """The address of a socket; a unix one's is text."""
+def _port(fd: int) -> int:
+    """The port of a socket; 0 for a unix one."""
     with socket.socket(fileno=os.dup(fd)) as sock:
-        name = sock.getsockname()
-        return str(name) if sock.family == socket.AF_UNIX else (name[0], name[1])
+        return 0 if sock.family == socket.AF_UNIX else int(sock.getsockname()[1])
 
 
 def _spawn(words: list[str], sockets: Sequence[int]) -> Answerer:

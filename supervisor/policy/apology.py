@@ -20,9 +20,9 @@ WORTH_WAITING_S = 15.0  # whoever has waited for so long wants to know; slower b
 def grace_s(program: Program) -> float | None:
     """Seconds without anybody ready until customers are told; None: never."""
     after_s = program.settings.sorry.after_s
-    if after_s is None or program.crash_loop:
-        return None if after_s is None else 0.0
-    return max(after_s, min(BOOTS * program.boot_s, WORTH_WAITING_S))
+    if after_s is None:
+        return None
+    return 0.0 if program.crash_loop else max(after_s, min(BOOTS * program.boot_s, WORTH_WAITING_S))
 
 
 def apologize(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
