@@ -213,6 +213,8 @@ def nobody_waits_for_a_page(turn: Turn, ledger: Ledger, sites: Mapping[str, Site
             continue
         told = {e.step for e in turn.effects if isinstance(e, Tell) and e.incident == program.incident.number}
         for index, step in enumerate(turn.after.escalation):
+            if step.programs and name not in step.programs:
+                continue
             first = known.first.get(step.when)
             if first is None or index in told:
                 continue
