@@ -7,6 +7,8 @@ import base64
 import hashlib
 import hmac
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -200,3 +202,39 @@ def test_alerts_test_says_of_each_channel_what_came_back_with_a_daemon_and_witho
     assert all("Nothing is wrong" in str(text) for text in receiver.texts())
     assert "token=secret" not in alone.stdout + alone.stderr + asked.stdout + asked.stderr + daemon.story()
     until(lambda: receiver.asked == ["/alive"])
+
+
+CRASHER = """
+import os, sys, time
+while True:
+    try:
+        os.unlink("go")
+        sys.exit(3)
+    except FileNotFoundError:
+        time.sleep(0.002)
+"""
+
+
+def test_a_message_of_a_killed_supervisor_is_sent_once_by_the_next_one(receive: Callable[..., Receiver], tmp_path: Path) -> None:
+    """Killed before the receiver answered: the same message comes again, under the same key, and never another time."""
+    receiver = receive("hang")
+    config = (
+        f'[[escalation]]\nnotify = ["{receiver.target}"]\n[program.app]\ncommand = {python(CRASHER)}\ndirectory = "{tmp_path}"\n'
+    )
+    with Supervised(tmp_path, config, guarded=True) as daemon:
+        daemon.until("instance.ready")
+        (tmp_path / "go").touch()
+        receiver.wait_for(1)
+        os.kill(daemon.daemon(), signal.SIGKILL)
+        receiver.wait_for(2)
+        daemon.wait_for(lambda: _waiting(daemon) == [0])  # noted as delivered
+        receiver.ending.set()
+    keys = [headers["Idempotency-Key"] for _, headers, _ in receiver.got]
+    assert [body["key"] for _, _, body in receiver.got] == ["crash", "crash"]
+    assert keys[0] == keys[1]
+
+
+def _waiting(daemon: Supervised) -> list[int]:
+    """Messages that wait for each channel."""
+    status = json.loads(daemon.ask("status", "--json").stdout)
+    return [channel["waiting"] for channel in status["channels"]]
