@@ -17,6 +17,7 @@ from supervisor.control.messages import REFUSED
 
 HEAD = ("INCIDENT", "STATE", "SEVERITY", "PROGRAM", "OPENED", "LASTED", "WHAT")
 LABEL_WIDTH = 11
+TEXT_SHOWN = 500  # characters of one line of the story: --json has it whole
 SORTED_TO = len("2026-01-01T00:00:00.00")  # what was told at the instant of a fact stands below it
 Answer = TypeVar("Answer")
 
@@ -181,4 +182,5 @@ def _story(found: dict[str, Any], lines: int) -> Iterator[str]:
     shown = story[len(story) - lines :] if lines < len(story) else story
     width = max((len(subject) for _, subject, _ in shown), default=0)
     for time, subject, text in shown:
-        yield f"  {clock_time(time)}  {safe(subject):<{width}}  {safe(text)}"
+        short = text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]} ..."
+        yield f"  {clock_time(time)}  {safe(subject):<{width}}  {safe(short)}"

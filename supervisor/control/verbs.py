@@ -277,10 +277,13 @@ class Verbs:
         reason = asked.reason.strip()
         if not reason or len(reason) > REASON_LIMIT or not reason.isprintable():
             raise Refused(messages.USAGE, f"say why, on one line of at most {REASON_LIMIT} characters: --reason TEXT")
-        self._backend.post(HoldAsked(name, _hold_s(asked.lasts), reason, f"uid {caller.uid}"))
-        held = self._backend.fleet().programs[name].hold
-        until = None if held is None else _moment().wall(held.until)
-        return {"name": name, "until": until, "text": "watched and recorded, not healed; your own commands work as ever"}
+        lasts_s, moment = _hold_s(asked.lasts), _moment()
+        self._backend.post(HoldAsked(name, lasts_s, reason, f"uid {caller.uid}"))
+        return {
+            "name": name,
+            "until": moment.wall(moment.now + lasts_s),
+            "text": "watched and recorded, not healed; your own commands work as ever",
+        }
 
     async def try_channels(self, _: Nothing, caller: Caller) -> dict[str, Any]:
         """Send a test message through every channel, and say what came back."""

@@ -32,6 +32,7 @@ OVER = "over"
 LOG_STEP = -1  # the step of messages that no escalation step takes: for the log alone
 PROOFS = frozenset({"recurrence", "needs-you"})  # a hang that was proven again is news each time
 ACKNOWLEDGEMENTS_KEPT = 20  # of one incident: somebody types each of them
+TEXT_LIMIT = 1000  # characters of a fact: it is a sentence; what a hostile program put into it is not
 EVIDENCE_KEPT = 50  # instances of one incident
 
 Stepped = tuple[Program, tuple[Effect, ...]]
@@ -56,7 +57,7 @@ def tell(program: Program, world: World, clock: Clock) -> Stepped:
         return program, ()
     before = () if program.incident is None else program.incident.facts
     for fact in program.facts:
-        program = _join(program, replace(fact, at=clock.now), world)
+        program = _join(program, replace(fact, at=clock.now, text=fact.text[:TEXT_LIMIT]), world)
     program, told = climb(replace(program, facts=()), world, clock)
     incident = program.incident
     if incident is None:
