@@ -27,6 +27,7 @@ RATE = 50.0  # new customers a second
 LOAD_S = 10.0
 CALM_S = 2.0  # of load before the trouble
 BOOT_S = 1.0
+INSTANCES = (1, 2)
 VERB_LIMIT_S = 60.0
 INSIDE = (Outcome.RESET,)  # what a crash may cost: connections that the dying process had accepted
 
@@ -51,11 +52,13 @@ class Shop:
 
 def measure() -> Report:
     report = Report("refused")
-    with _ours() as shop:
-        _crash(report, "reviver", shop, most=0)
-        for verb in (("restart", "store"), ("deploy", "new"), ("rollback", "store")):
-            requests = _amid_load(shop, partial(_ask, shop, *verb))
-            report.add("reviver", f"{verb[0]}: failed", failed_count(requests), "", 0, failures(requests))
+    for count in INSTANCES:
+        with _ours(count) as shop:
+            who = "reviver" if count == 1 else f"reviver, {count} instances"
+            _crash(report, who, shop, most=0)
+            for verb in (("restart", "store"), ("deploy", "new"), ("rollback", "store")):
+                requests = _amid_load(shop, partial(_ask, shop, *verb))
+                report.add(who, f"{verb[0]}: failed", failed_count(requests), "", 0, failures(requests))
     with _theirs() as shop:
         _crash(report, f"supervisord {version()}", shop, most=None)
     return report
@@ -90,12 +93,13 @@ def _ask(shop: Shop, *words: str) -> None:
 
 
 @contextmanager
-def _ours() -> Iterator[Shop]:
+def _ours(instances: int) -> Iterator[Shop]:
     with _releases() as where:
         port = free_port()
         command = [*_server(), "--timeout", "0"]
         program = (
             f'[program.store]\ncommand = {json.dumps(command)}\ndirectory = "{where}/current"\nsockets = ["127.0.0.1:{port}"]\n'
+            f"instances = {instances}\n"
             f'[program.store.health]\nhttp = "/"\n'
         )
         with Reviver(where, program) as reviver:

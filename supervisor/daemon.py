@@ -434,6 +434,10 @@ class Daemon:
         for name in self._fleet.changed:
             if (program := self._fleet.programs.get(name)) is not None:
                 self._write_handover(name, program, now)
+        if isinstance(event, Exited) and not self._lives(event.id):
+            if not _left(before.get(event.id.program), event.id):
+                self._watcher.died(event.id)
+            self._watcher.forget(event.id)  # before its successor is watched: who is alone is asked in another way
         for effect in effects:
             self._perform(effect)
         if self._timer is not None:
@@ -466,9 +470,6 @@ class Daemon:
                 program = self._fleet.programs.get(event.id.program)
                 if program is not None and program.wanted is Wanted.DOWN and not program.instances:
                     self._starter.drop(event.id.program)
-                if not _left(before.get(event.id.program), event.id):
-                    self._watcher.died(event.id)
-                self._watcher.forget(event.id)
                 self._systemd.unstore(_kept_instance(event.id))
                 self._bury(event, before.get(event.id.program))
                 self._starter.unborn(event.id)

@@ -316,6 +316,14 @@ def test_another_instance_moves_only_itself() -> None:
     assert moved_between(looked(client()), looked(client(owner=WORKER, acked=100)), mine)
 
 
+def test_a_question_of_ours_that_was_given_up_moves_nothing_by_its_end() -> None:
+    """A server whose acceptor lives closes what its client has left, also when nobody there answers."""
+    before = looked(client(age_s=2, owner=WORKER))
+    assert moved_between(before, looked(), None)
+    assert not moved_between(before, looked(), None, (NOW - 2.02,))
+    assert moved_between(before, looked(), None, (NOW - 3,))
+
+
 def test_request_keeps_its_age_when_it_is_accepted_or_its_client_sends_more() -> None:
     accepted = follow(looked(client(age_s=3)), looked(client(age_s=0.1, owner=WORKER)))
     assert accepted.clients[0].since == NOW - 3

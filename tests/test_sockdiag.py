@@ -7,12 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from supervisor.mechanism import sockdiag
+from supervisor.mechanism.listening import Listening
 from supervisor.mechanism.sockdiag import Connection, Owners, SockDiag, queue_of
 
 
@@ -64,6 +66,21 @@ def test_connection_tells_who_spoke_last(diag: SockDiag, listener: socket.socket
             customer.shutdown(socket.SHUT_WR)
             server.recv(1)
             assert _only(diag, address[1]).left
+
+
+def test_who_came_and_left_without_a_word_waits_for_nothing(diag: SockDiag, listener: socket.socket) -> None:
+    """Its end counts as a byte in the kernel's sums. A server that closes it then has served nobody."""
+    port = listener.getsockname()[1]
+    with socket.create_connection(listener.getsockname()) as customer:
+        server, _ = listener.accept()
+        with server:
+            customer.close()
+            while not _only(diag, port).left:
+                pass
+            listening = Listening(diag, (listener.fileno(),))
+            (seen,) = listening.look(time.monotonic(), None, (), attribute=False).clients
+            listening.close()
+            assert (seen.waiting, seen.unread, seen.read_bytes) == (False, False, 0)
 
 
 def test_one_connection_is_found_by_its_two_addresses(diag: SockDiag, listener: socket.socket) -> None:

@@ -215,9 +215,12 @@ def _client(connection: Connection, now: float) -> Client:
         connection.sent_ms == connection.received_ms and not connection.acked
     )
     queued = connection.inode == 0
-    unread = connection.unread - connection.left  # the client's end counts as a byte
-    waits = queued or (connection.received > 0 and (spoke_last or unread > 0))
+    unread, received = (
+        connection.unread - connection.left,
+        connection.received - connection.left,
+    )  # the client's end counts as a byte
+    waits = queued or (received > 0 and (spoke_last or unread > 0))
     age_ms = connection.sent_ms if queued else connection.received_ms
     key = (connection.peer[0], connection.peer[1], connection.local[1])
-    read_bytes = connection.received - unread
+    read_bytes = received - unread
     return Client(key, connection.inode, 0, waits, unread > 0, now - age_ms / 1000, connection.acked, read_bytes)

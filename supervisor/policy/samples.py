@@ -6,10 +6,13 @@ live acceptor takes what its stuck threads will never serve), a client that give
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from supervisor.model import HangSettings, Verdict
 from supervisor.policy.values import replace
+
+OURS_S = 0.1  # a connection whose request is as old as our question is taken for ours: the kernel's ages are true to some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +186,13 @@ def follow(before: SocketSample | None, after: SocketSample) -> SocketSample:
     return replace(after, clients=tuple(clients))
 
 
-def moved_between(before: SocketSample, after: SocketSample, pids: frozenset[int] | None) -> bool:
+def moved_between(
+    before: SocketSample, after: SocketSample, pids: frozenset[int] | None, given_up: Iterable[float] = ()
+) -> bool:
     """Whether something was sent or finished by these processes between two looks; None is by anybody.
+
+    given_up  when our own questions were put that had no answer: a server whose acceptor lives closes what its client left, and that
+              is no movement
 
     A connection that was made and finished between the looks leaves no trace; the probe tells of those.
     """
@@ -199,6 +207,8 @@ def moved_between(before: SocketSample, after: SocketSample, pids: frozenset[int
                 return True
             continue
         if pids is not None and (client.owner or (then.owner if then is not None else 0)) not in pids:
+            continue
+        if then is None and any(abs(client.since - asked) < OURS_S for asked in given_up):
             continue
         if _progressed(client, then, after.held):
             return True

@@ -37,6 +37,7 @@ SUSPICIOUS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, 
 SEEN_FOR_S = 10.0  # an older look at connections says nothing of now
 HOST_FOR_S = 2.0  # the same of the host's load and stalls
 STOPPING_S = 600.0  # STOPPING=1 excuses silence for as long as policy lets an instance retire
+GIVEN_UP_LIMIT = 8  # the newest: what a server closes is closed soon after we left
 TREES_LIMIT = 700  # samples of LASTING_S at 10 Hz, twice over
 
 _UNRULED = Ruled(-math.inf, HangSettings(), math.inf, beats=False, asked=False, watched=False)
@@ -73,6 +74,7 @@ class Sight:
         self._shared = False
         self._blinded: Blinded | None = None
         self._trees: deque[TreeSample] = deque(maxlen=TREES_LIMIT)
+        self._given_up: deque[float] = deque(maxlen=GIVEN_UP_LIMIT)  # when our questions were put that had no answer
 
     def take(self, fact: Fact) -> None:
         """Take up one fact; they come in the order in which they became known."""
@@ -88,6 +90,8 @@ class Sight:
             case Heard():
                 if self.answers.hear(fact):
                     self._move(fact.at)
+                elif not fact.answered:
+                    self._given_up.append(fact.asked)
             case Unasked():
                 self.answers.give_up()
             case Unseen(_, because):
@@ -191,5 +195,5 @@ class Sight:
         if before is None:
             return
         self.owing.follow(before, fact.sample)
-        if moved_between(before, fact.sample, fact.pids):
+        if moved_between(before, fact.sample, fact.pids, self._given_up):
             self._move(fact.at)
