@@ -44,7 +44,7 @@ def test_a_wait_is_counted_once_with_its_length_and_the_trouble_it_was() -> None
     assert found is not None
     assert (found.looks, found.waited, found.broken) == (6, 2, 0)
     assert found.longest_s == pytest.approx(1.8)
-    assert found.trouble_s == pytest.approx(0.5 + 0.6 + 0.6)
+    assert found.trouble_s == pytest.approx(0.2 + 0.6 + 0.3)
     assert tally.take("") is None
 
 

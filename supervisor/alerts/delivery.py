@@ -251,11 +251,11 @@ class Delivery:
 
     def _empty(self, box: _Box) -> None:
         """Send all that waits, in order."""
-        while (letter := self._next(box)) is not None and not self._closing.is_set():
-            self._deliver(box, letter)
+        while (next_one := self._next(box)) is not None and not self._closing.is_set():
+            self._deliver(box, *next_one)
 
-    def _next(self, box: _Box) -> Letter | None:
-        """The next letter to send; what has waited for long is made one. None: nothing waits."""
+    def _next(self, box: _Box) -> tuple[Letter, float] | None:
+        """The next letter to send, and since when (monotonic) it waits; what has waited for long is made one. None: nothing waits."""
         with box.lock:
             box.sending = 0
         while True:
@@ -268,7 +268,7 @@ class Delivery:
             if self._is_new(first):
                 break
         group = [first.letter, *self._companions(box, first)]
-        return first.letter if len(group) == 1 else self._grouped(box, group)
+        return first.letter if len(group) == 1 else self._grouped(box, group), first.since
 
     def _is_new(self, waiting: _Waiting) -> bool:
         """Whether it is written down now for the first time; a dead disk, which cannot say, must not silence us."""
@@ -307,9 +307,9 @@ class Delivery:
             self._journal.posted((one,), tuple(letters)).result(WRITTEN_S)
         return one
 
-    def _deliver(self, box: _Box, letter: Letter) -> None:
+    def _deliver(self, box: _Box, letter: Letter, since: float) -> None:
         try:
-            self._try(box, letter)
+            self._try(box, letter, since)
         except ChannelError as problem:
             if not self._closing.is_set():
                 self._journal.settled(letter, "failed")
@@ -318,7 +318,7 @@ class Delivery:
             self._journal.settled(letter, "delivered")
             self._work_again(box)
 
-    def _try(self, box: _Box, letter: Letter) -> None:
+    def _try(self, box: _Box, letter: Letter, since: float) -> None:
         """Raises the ChannelError of the last try."""
         message = msgspec.json.decode(letter.body, type=Message)
         target = channel(letter.channel, self._report, self._secret_file)
@@ -327,7 +327,8 @@ class Delivery:
         def enough(state: tenacity.RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome is not None else None
             refused = isinstance(error, ChannelError) and error.refused
-            return self._closing.is_set() or self._clock.mono() - began > (pace.refused_s if refused else STALE_S)
+            now = self._clock.mono()
+            return self._closing.is_set() or now - since > STALE_S or (refused and now - began > pace.refused_s)
 
         for attempt in tenacity.Retrying(
             stop=enough,

@@ -49,6 +49,7 @@ from supervisor.policy.owing import owed
 from supervisor.policy.samples import Client, Finding, TreeSample, WorkerFinding, follow
 from supervisor.policy.sight import SEEN_FOR_S, SUSPICIOUS
 from supervisor.policy.threads import HOT_RATIO
+from supervisor.policy.toll import Tally
 
 QUEUE_S = 0.25  # between two looks at the accept queue: 1 µs for a held socket, and it is where a hang is seen first
 LIGHT_S = 1.0  # between two light samples
@@ -106,6 +107,7 @@ class Watcher:
         self._planned = math.inf
         self._behind = False
         self._host: HostSeen | None = None
+        self._tallies: dict[str, Tally] = {}
         self._suspended_s = pressure.suspended_s()
         self._searches: set[asyncio.Task[None]] = set()
         self._looks: dict[InstanceId, asyncio.Handle] = {}
@@ -121,7 +123,7 @@ class Watcher:
         program = self._programs.get(settings.name)
         if program is None or program.sockets != sockets:
             old = program
-            program = self._programs[settings.name] = WatchedProgram(settings, Listening(self._diag, sockets), sockets)
+            program = self._programs[settings.name] = self._begin(settings, sockets)
             if old is not None:
                 self._disarm(old)
                 old.listening.close()
@@ -137,6 +139,11 @@ class Watcher:
         program.unsee("", now)  # who owns a connection was not looked for while one was alone
         instance.next_find = now + FIND_AT_S[0]
         self._plan(program, now + LIVED_S if program.lives_to_be_ready else now)
+
+    def _begin(self, settings: ProgramSettings, sockets: tuple[int, ...]) -> WatchedProgram:
+        """What was counted of its customers outlives the instances: the kernel goes on counting at a held socket."""
+        tally = self._tallies.setdefault(settings.name, Tally())
+        return WatchedProgram(settings, Listening(self._diag, sockets), sockets, tally)
 
     def resume(self, id: InstanceId) -> None:
         """It was ready under an earlier supervisor: nothing is known of the time since, so nothing is concluded from it."""

@@ -79,7 +79,7 @@ class WatchedInstance:
 class WatchedProgram:
     """What its instances share."""
 
-    def __init__(self, settings: ProgramSettings, listening: Listening, sockets: tuple[int, ...]) -> None:
+    def __init__(self, settings: ProgramSettings, listening: Listening, sockets: tuple[int, ...], tally: Tally) -> None:
         self.settings = settings
         self.listening = listening
         self.sockets = sockets
@@ -87,7 +87,7 @@ class WatchedProgram:
         self.answerer: Answerer | None = None  # who takes connections in its place
         self.queued = 0  # looks in a row at which the queue was not empty
         self.seen: SocketSample | None = None
-        self.tally = Tally()
+        self.tally = tally
         self.tolled = -math.inf  # when what it counted was posted last
         self.look_s = 0.0  # what the last look at connections took
         self.due = math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from supervisor.model import Act, Instance, Program, State
+from supervisor.policy import toll
 from supervisor.policy.history import next_start
 from supervisor.policy.wanted import World, ready, suspects, unkillable, wanted
 from supervisor.policy.words import enumerated, spell
@@ -10,7 +11,8 @@ from supervisor.policy.words import enumerated, spell
 
 def state(program: Program, world: World, now: float) -> tuple[str, str, str]:
     """Who is affected, what was done, what comes next."""
-    return affected(program, world, now), done(program), comes(program, now)
+    whom, noticed = affected(program, world, now), toll.so_far(program)
+    return f"{whom}; so far {noticed}" if noticed else whom, done(program), comes(program, now)
 
 
 def affected(program: Program, world: World, now: float) -> str:

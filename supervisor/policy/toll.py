@@ -30,7 +30,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._toll = Toll()
-        self._at = math.inf
+        self._at = -math.inf
         self._open: tuple[Client, ...] = ()  # customers, at the newest look
         self._dropped: int | None = None
 
@@ -41,26 +41,29 @@ class Tally:
         dropped  attempts to connect that the kernel has ever dropped at the held sockets; None: there is none
         odd      something is; what was noticed in peace (a long report is no trouble) is forgotten
         """
-        before, self._at = min(self._at, sample.at), sample.at
+        before, self._at = self._at, sample.at
         self._open = tuple(client for client in sample.clients if client.waiting and client.key[:2] not in ours)
-        refused = dropped - self._dropped if dropped is not None and self._dropped is not None else 0
+        refused = (
+            max(0, dropped - self._dropped) if dropped is not None and self._dropped is not None else 0
+        )  # less: another socket
         self._dropped = dropped
         if not odd:
             self._toll = Toll()
             return
         long = [client.since for client in self._open if sample.at - client.since > WAIT_S]
+        longest_s = max((sample.at - since for since in long), default=0.0)
         seen = Toll(
             looks=1,
             refused=refused,
             waited=sum(1 for since in long if since + WAIT_S >= before),
-            longest_s=max((sample.at - since for since in long), default=0.0),
-            trouble_s=min(sample.at - before, GAP_S) if long else 0.0,
+            longest_s=longest_s,
+            trouble_s=min(sample.at - before, GAP_S, longest_s - WAIT_S) if long else 0.0,
         )
         self._toll = add(self._toll, seen)
 
     def died(self, pids: frozenset[int] | None, now: float) -> None:
         """A process tree was killed or crashed: the requests that it had taken and not answered are broken. None: all were its."""
-        if now - self._at > FRESH_S or self._at == math.inf:
+        if now - self._at > FRESH_S:
             return
         broken = tuple(client for client in self._open if client.inode and (pids is None or client.owner in pids))
         self._open = tuple(client for client in self._open if client not in broken)
@@ -99,11 +102,21 @@ def count(program: Program, _: World, clock: Clock) -> tuple[Program, tuple[Effe
     return replace(program, incident=replace(incident, toll=add(incident.toll, kept)), toll=Toll(), tolled=None), ()
 
 
+def so_far(program: Program) -> str:
+    """What is known while it goes on, for people; "" for nothing."""
+    seen = program.toll if program.incident is None else add(program.incident.toll, program.toll)
+    return _numbers(seen) if seen.looks else ""
+
+
 def words(toll: Toll) -> str:
     """For people, in one line."""
     if not toll.looks:
         return "what customers noticed was not seen: no connection of it could be looked at"
-    said = f"customers noticed: {toll.refused} refused, {toll.broken} broken, longest wait {spell(toll.longest_s)}"
+    said = f"customers noticed: {_numbers(toll)}"
     if toll.waited:
         said += f" ({toll.waited} waited over {spell(WAIT_S)}; trouble for {spell(toll.trouble_s)})"
     return said + (f"; not seen: {toll.unseen}" if toll.unseen else "")
+
+
+def _numbers(toll: Toll) -> str:
+    return f"{toll.refused} refused, {toll.broken} broken, longest wait {spell(toll.longest_s)}"
