@@ -461,9 +461,14 @@ def plan(fleet: Fleet, applied: Applied, running: DaemonSettings, changed: Daemo
     steps += [_step(name, "stop", (), "no longer in the configuration") for name in gone]
     return {
         "programs": steps,
-        "escalation": "update" if applied.escalation != fleet.escalation else "none",
+        "escalation": "update" if _people(applied) != _people(fleet) else "none",
         "later": [f"reviver.{key}" for key in changed_keys(running, changed)],
     }
+
+
+def _people(who: Applied | Fleet) -> tuple[object, object]:
+    """Who is told."""
+    return who.escalation, who.stakeholders
 
 
 def _step(name: str, action: str, keys: Iterable[str], text: str) -> dict[str, Any]:
