@@ -18,14 +18,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, assert_never
+from typing import TYPE_CHECKING, Any, NoReturn, assert_never
 
 from supervisor import __version__, config, host
 from supervisor.alerts.channels import named
 from supervisor.alerts.delivery import Delivery
 from supervisor.alerts.message import ChannelError
-from supervisor.alerts.ping import Ping
-from supervisor.alerts.trial import try_channels
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Channel, Vitals, plan
@@ -91,6 +89,9 @@ from supervisor.records.handover import Handover, Record
 from supervisor.records.incidents import read_incident, read_incidents
 from supervisor.records.journal import Journal, JournalError, read_story
 from supervisor.records.log import Log, utc
+
+if TYPE_CHECKING:
+    from supervisor.alerts.ping import Ping
 
 PREFLIGHT_SLACK_S = 15.0  # behind the commands' own time: what it takes to start and end them
 READ_S = 10.0  # a configuration with its includes, and the release of each directory
@@ -208,9 +209,10 @@ class Daemon:
         await self._server.serve()
         for sentence in self._settings.unused:
             self._warn(sentence)
+        for name, left in self._fleet.open.items():
+            if name not in {program.name for program in self._settings.programs}:
+                self._journal.abandoned(left.number, time.time())
         self.post(applied)
-        for left in self._fleet.open.values():
-            self._journal.abandoned(left.number, time.time())
         self._maintain()
         self._delivery.resume()
         self._rehearse()
@@ -310,6 +312,8 @@ class Daemon:
 
     def _start_ping(self) -> None:
         if url := self._settings.daemon.ping:
+            from supervisor.alerts.ping import Ping  # for its memory: few use it
+
             try:
                 self._ping = Ping(url, self._warn)
             except ChannelError as problem:
@@ -707,6 +711,8 @@ class Daemon:
         return self._lanes["read"].run(try_new, self._settings.path, self._environ, deadline_s=TRIAL_S)
 
     async def try_channels(self) -> list[dict[str, Any]]:
+        from supervisor.alerts.trial import try_channels  # for its memory: it is for one moment
+
         outcomes = await try_channels(self._settings, self._warn)
         return [{"channel": each.channel, "problem": each.problem, "took_s": round(each.took_s, 3)} for each in outcomes]
 

@@ -104,8 +104,7 @@ def _applied(fleet: Fleet, event: Applied, now: float) -> Fleet:
     for name, known in fleet.programs.items():
         if name not in programs:
             programs[name] = replace(known, removed=True, wanted=Wanted.DOWN)
-    taken = {name: incident for name, incident in fleet.open.items() if name not in programs}
-    fleet = replace(fleet, programs=programs, escalation=event.escalation, stakeholders=event.stakeholders, open=taken)
+    fleet = replace(fleet, programs=programs, escalation=event.escalation, stakeholders=event.stakeholders, open={})
     return replace(fleet, needed_by=_needed_by(programs))
 
 
