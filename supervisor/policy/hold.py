@@ -8,11 +8,11 @@ by itself, and says so. It lives with the program's value: it survives a supervi
 
 from __future__ import annotations
 
-from supervisor.model import Effect, Hold, HoldAsked, HoldEndAsked, Instance, Preflight, Program, State, Wanted
+from supervisor.model import Act, Effect, Hold, HoldAsked, HoldEndAsked, Instance, Preflight, Program, State, Wanted
 from supervisor.policy import history, worker
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import World, counts, stale, suspects, wanted
+from supervisor.policy.wanted import World, alone, counts, stale, suspects, wanted
 from supervisor.policy.words import note, refrained, spell
 
 
@@ -87,8 +87,10 @@ def _would(program: Program, world: World, clock: Clock) -> list[tuple[str, str]
     ready_to = program.ordered and program.preflight is Preflight.PASSED and program.wanted is Wanted.UP
     if counted < up and ready_to and (start is None or clock.due(start)):
         said.append((f"start:{program.started}", f"it would start {program.settings.name}:{program.started + 1} now"))
-    for suspect in suspects(program):
-        said.append((f"relieve:{suspect.id}", f"it would start another one beside {suspect.id}, and ask that to stop"))
+    for suspect in () if program.settings.hang.act is Act.TELL else suspects(program):
+        relief = f"it would start another one beside {suspect.id}, and ask that to stop"
+        text = f"{suspect.id} would be killed once it is proven hung" if alone(program) else relief
+        said.append((f"relieve:{suspect.id}", text))
     if program.trial is not None and program.trial.lost:
         said.append((f"back:{program.trial.build}", "it would go back to the last good build"))
     return said
