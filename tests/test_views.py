@@ -83,7 +83,9 @@ def explain(one: Program, *others: Program) -> dict[str, Any]:
 
 
 def test_status_tells_of_channels_and_since_when_one_fails() -> None:
-    about = replace(ABOUT, channels=(Channel("journal:", 0, None, ""), Channel("webhook:host", 3, 1_767_225_540.0, "it answered 500")))
+    about = replace(
+        ABOUT, channels=(Channel("journal:", 0, None, ""), Channel("webhook:host", 3, 1_767_225_540.0, "it answered 500"))
+    )
     assert views.status(fleet(), about, {}, MOMENT)["channels"] == [
         {"channel": "journal:", "waiting": 0, "failing_since": None, "problem": ""},
         {"channel": "webhook:host", "waiting": 3, "failing_since": "2025-12-31T23:59:00Z", "problem": "it answered 500"},
