@@ -138,6 +138,7 @@ def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if found["unserved_since"]:
         unserved = f"nobody has been served since {clock_time(found['unserved_since'])}"
     yield "customers", unserved
+    yield "", found["noticed"]["text"]
     if "affected" in found:
         yield "done", found["done"]
         yield "next", found["next"]

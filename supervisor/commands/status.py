@@ -27,7 +27,8 @@ def status(config: str | None, names: tuple[str, ...], as_json: bool) -> int:
     if not as_json:
         for channel in answer.get("channels", ()):  # a daemon that is older tells none
             if channel["failing_since"]:
-                waiting = f"; {channel['waiting']} messages wait" if channel["waiting"] else ""
+                count = channel["waiting"]
+                waiting = f"; {count} message{'s wait' if count > 1 else ' waits'}" if count else ""
                 remark(f"alerts through {channel['channel']} fail since {channel['failing_since']}: {channel['problem']}{waiting}")
     return 0 if all(program["instances"] for program in programs) else NOT_RUNNING
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
 from supervisor.model import Incident, Severity
+from supervisor.policy import toll
 from supervisor.records.journal import reading
 from supervisor.records.log import utc
 
@@ -97,6 +99,7 @@ def _summary(number: int, program: str, over: float | None, record: bytes) -> di
         "acknowledged_by": None if acknowledged is None else acknowledged.by,
         "unserved_s": round(impact.total_s, 1),
         "unserved_since": None if impact.since is None else utc(impact.since),
+        "noticed": {**asdict(incident.toll), "text": toll.words(incident.toll)},
     }
 
 
