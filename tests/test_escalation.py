@@ -466,7 +466,7 @@ ACTS = ("answer", "crash", "hang", "move", "ack", "hold", "release", "mute", "un
 MOMENTS = st.tuples(st.sampled_from(("store", "web")), st.sampled_from(ACTS), st.sampled_from((0.0, 0.5, 3.0, 15.0, 70.0, -200.0)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(MOMENTS, max_size=30), st.sampled_from((None, 7.0, 40.0)))
 def test_no_page_is_lost_none_doubled_and_nobody_is_told_after_an_acknowledgement(
     moments: list[tuple[str, str, float]], repeat_s: float | None
