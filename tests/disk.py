@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,3 +62,23 @@ def fill(disk: Path) -> None:
 def free(disk: Path) -> None:
     """Give the room back."""
     (disk / "filler").unlink()
+
+
+@contextmanager
+def kept_full(disk: Path) -> Iterator[None]:
+    """Somebody takes each block that becomes free, until the end; then there is room again."""
+    over = threading.Event()
+
+    def take() -> None:
+        while not over.wait(0.005):
+            fill(disk)
+
+    taker = threading.Thread(target=take)
+    fill(disk)
+    taker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        taker.join()
+        free(disk)

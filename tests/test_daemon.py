@@ -130,7 +130,7 @@ def test_a_preflight_that_fails_keeps_the_old_build_and_one_that_passes_rolls(tm
         daemon.write(program(f'["{sys.executable}", "-c", "import sys; sys.exit(\'does not compile\')"]', "2"))
         daemon.signal(signal.SIGHUP)
         assert "does not compile" in daemon.until("preflight.failed")["text"]
-        daemon.until("build.lost")
+        daemon.until("build.refused")
         assert [i["id"] for i in daemon.status("app")["instances"]] == ["app:1"]
         daemon.write(program('["true"]', "3"))
         answer = daemon.ask("apply")

@@ -9,9 +9,10 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.disk import alone_on_small_disk, fill, free
+from tests.disk import alone_on_small_disk, fill, free, kept_full
 from tests.supervised import Supervised, free_port, python
 
 STORE = """
@@ -86,12 +87,11 @@ def test_full_disks_each_in_turn_and_together_cost_no_customer_anything_and_are_
             free(disks["state"])
             daemon.until("daemon.warned", lambda line: "is written again; nothing was lost" in line["text"])
             for number, full in enumerate((("log",), ("log", "state")), start=2):
-                for name in full:
-                    fill(disks[name])
-                daemon.until("daemon.warned", lambda line: line["text"].startswith("store: cannot write"))
-                crash(daemon, number)
-                for name in full:
-                    free(disks[name])
+                with ExitStack() as filled:
+                    for name in full:
+                        filled.enter_context(kept_full(disks[name]))
+                    daemon.until("daemon.warned", lambda line: line["text"].startswith("store: cannot write"))
+                    crash(daemon, number)
                 said = daemon.until("daemon.warned", lambda line: "of output was lost" in line["text"])
                 assert re.search(r"store\.log is written again; [1-9]", said["text"])
         assert customers.failed == []
