@@ -341,6 +341,21 @@ def doctor(config: str | None, as_json: bool) -> int:
     return doctor(config, as_json)
 
 
+@reviver.command(short_help="A fault on purpose, in a shadow, and a score card.")
+@CONFIG
+@JSON
+@click.argument("fault", metavar="FAULT", type=click.Choice(["hang", "crash", "crash-loop", "bad-release", "slow-boot", "leak"]))
+def drill(config: str | None, as_json: bool, fault: str) -> int:
+    """Practise: hang, crash, crash-loop, bad-release, slow-boot or leak, in a shadow of the bundled store, under load.
+
+    The shadow is a Reviver of its own; the one that you run, and its programs, are not touched. It measures how soon the fault was found,
+    its cause named, people told, all well again, and what customers noticed; exits 1 when something was not as it should be.
+    """
+    from supervisor.commands.drill import drill
+
+    return drill(config, fault, as_json)
+
+
 @reviver.group()
 def alerts() -> None:
     """The ways by which people are told."""

@@ -1,0 +1,148 @@
+"""The faults that a drill knows: how each is brought about in a shadow, what it is held to, and playing one.
+
+Each acts on the shadow's own processes, releases and port alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from supervisor.commands import drill_store
+from supervisor.commands.drill_card import Expected, Seen, names_all, recovered
+from supervisor.commands.drill_customers import Customers
+from supervisor.commands.drill_shadow import Shadow
+
+CALM_S = 1.0  # of customers before the fault: they come and are answered
+AFTER_S = 0.5  # and after it is over
+LOOP_LIMIT_S = 60.0  # a crash loop is told after six crashes, whose waits add up to some 10 s
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault.
+
+    what      for people
+    inject    brings it about, and returns when that is done
+    expected  of Reviver
+    first     the release of the bundled store that serves when it comes
+    """
+
+    what: str
+    inject: Callable[[Shadow, Customers], None]
+    expected: Expected
+    first: drill_store.Release = drill_store.BEFORE
+
+
+def play(fault: Fault, shadow: Shadow, path: str) -> Seen:
+    """Have customers ask for `path`, bring the fault about, and wait until all that is expected was seen, or its time is over."""
+    expected = fault.expected
+    with Customers(shadow.port, path) as customers:
+        time.sleep(CALM_S)
+        began_wall = time.time()
+        fault.inject(shadow, customers)
+
+        def seen() -> Seen:
+            return Seen(began_wall, shadow.story(began_wall), shadow.pages(began_wall), customers.requests())
+
+        def done() -> bool:
+            now = seen()
+            if now.first(*expected.found) is None:
+                return False
+            return not expected.told or (recovered(now) is not None and any(names_all(expected, page) for page in now.pages))
+
+        shadow.until(done, expected.over_s)
+        time.sleep(AFTER_S)
+    return seen()
+
+
+def _loop(shadow: Shadow, customers: Customers) -> None:
+    customers.one_asks("/checkout?coupon=LOOP")
+
+
+def _leak(shadow: Shadow, customers: Customers) -> None:
+    customers.one_asks("/checkout?coupon=LEAK")
+
+
+def _crash(shadow: Shadow, customers: Customers) -> None:
+    for instance in shadow.instances():
+        _signal(instance["pid"], signal.SIGABRT)
+
+
+def _crash_loop(shadow: Shadow, customers: Customers) -> None:
+    """Each one that starts crashes, until people are told that it is a crash loop."""
+    began_wall, killed = time.time(), set[int]()
+
+    def looped() -> bool:
+        for instance in shadow.instances():
+            pid = instance["pid"]
+            if instance["state"] in ("starting", "ready") and pid and pid not in killed:
+                killed.add(pid)
+                _signal(pid, signal.SIGABRT)
+        return shadow.told("program.crash_looped", began_wall) is not None
+
+    shadow.until(looped, LOOP_LIMIT_S)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _deployed(release: drill_store.Release) -> Callable[[Shadow, Customers], None]:
+    def inject(shadow: Shadow, customers: Customers) -> None:
+        shadow.deploy(drill_store.make(shadow.folder, release))
+
+    return inject
+
+
+LINE = "store.py:"  # a number follows
+
+
+def _given_up(release: drill_store.Release) -> Expected:
+    """The one that serves never goes, so nobody may notice."""
+    return Expected(("build.lost",), (release.name,), found_s=30.0, served=False, told_s=30.0, gap_s=2.0)
+
+
+FAULTS: dict[str, Fault] = {
+    "hang": Fault(
+        "a request that loops for ever",
+        _loop,
+        Expected(("instance.suspected",), ("apply_coupon", LINE, "/checkout", drill_store.LOOPING.name)),
+        drill_store.LOOPING,
+    ),
+    "crash": Fault("a crash", _crash, Expected(("instance.failed",), ("SIGABRT",), failing=2)),
+    "crash-loop": Fault(
+        "a program that crashes again and again",
+        _crash_loop,
+        Expected(
+            ("program.crash_looped",),
+            ("crash loop", "SIGABRT"),
+            40.0,
+            served_s=60.0,
+            told_s=40.0,
+            over_s=120.0,
+            failing=None,
+            gap_s=60.0,
+        ),
+    ),
+    "bad-release": Fault(
+        "a release that cannot start",
+        _deployed(drill_store.BAD),
+        _given_up(drill_store.BAD),
+    ),
+    "slow-boot": Fault(
+        "a release that does not become ready",
+        _deployed(drill_store.SLOW),
+        _given_up(drill_store.SLOW),
+    ),
+    "leak": Fault(
+        "a process that grows by 20 MB a second",
+        _leak,
+        Expected(("instance.leaking",), found_s=20.0, served=False, told=False, over_s=30.0),
+    ),
+}

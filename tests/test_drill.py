@@ -1,0 +1,137 @@
+"""The drill: one real crash in a shadow, and what becomes a score card."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.commands import drill_store
+from supervisor.commands.drill_card import Expected, Seen, noticed, recovered, rows
+from supervisor.commands.drill_customers import Outcome, Request, judged, longest_gap_s
+from supervisor.commands.drill_shadow import Page, marked
+
+EXPECTED = Expected(("instance.failed",), ("SIGABRT",), failing=1)
+
+
+def line(wall: float, event: str, text: str = "") -> dict[str, Any]:
+    return {"wall": wall, "event": event, "text": text, "subject": "DRILL-store:2"}
+
+
+SEEN = Seen(
+    100.0,
+    [
+        line(100.2, "instance.failed", "killed by SIGABRT"),
+        line(100.2, "incident.opened"),
+        line(101.0, "instance.ready"),
+        line(103.0, "incident.closed", "incident 1 over"),
+    ],
+    [Page(100.3, {"text": "DRILL-store:1 ended by itself: killed by SIGABRT"})],
+    [Request(99.0, 0.1, Outcome.OK), Request(100.1, 0.1, Outcome.BROKEN), Request(100.5, 0.6, Outcome.OK)],
+)
+
+
+def bad(expected: Expected, seen: Seen) -> list[str]:
+    return [row.what for row in rows(expected, seen) if not row.well]
+
+
+def test_card_of_a_fault_that_was_healed_has_nothing_bad() -> None:
+    assert bad(EXPECTED, SEEN) == []
+    assert [row.measured[:5] for row in rows(EXPECTED, SEEN)][:5] == ["0.2 s", "1.0 s", "0.3 s", "0.3 s", "3.0 s"]
+
+
+@pytest.mark.parametrize(
+    ("event", "missed"),
+    [("instance.failed", "found"), ("instance.ready", "another serves"), ("incident.closed", "recovery proven")],
+)
+def test_card_says_what_was_not_seen(event: str, missed: str) -> None:
+    seen = replace(SEEN, story=[each for each in SEEN.story if each["event"] != event])
+    assert bad(EXPECTED, seen) == [missed]
+
+
+def test_card_says_which_piece_of_the_cause_nobody_was_told() -> None:
+    expected = replace(EXPECTED, named=("SIGABRT", "store.py:"))
+    (row,) = [row for row in rows(expected, SEEN) if not row.well]
+    assert (row.what, row.measured) == ("cause named in a message", "not told: store.py:")
+
+
+def test_card_holds_a_message_to_its_time_and_stakeholders_are_not_those_on_call() -> None:
+    late = replace(SEEN, pages=[replace(SEEN.pages[0], wall=111.0)])
+    assert bad(EXPECTED, late) == ["first message handed over", "cause named in a message"]
+    assert bad(EXPECTED, replace(SEEN, pages=[replace(SEEN.pages[0], public=True)])) == bad(EXPECTED, late)
+
+
+def test_card_counts_customers_and_the_time_without_an_answer() -> None:
+    assert bad(replace(EXPECTED, failing=0), SEEN) == ["customers"]
+    assert bad(replace(EXPECTED, gap_s=1.5), SEEN) == ["longest time without an answer"]
+    assert bad(EXPECTED, replace(SEEN, requests=[])) == ["customers"]
+    assert noticed(SEEN.requests) == "3 asked, 1 broken; the slowest after 0.6 s"
+    assert longest_gap_s(SEEN.requests) == pytest.approx(2.0)
+
+
+def test_an_incident_that_is_opened_again_is_no_recovery() -> None:
+    assert recovered(replace(SEEN, story=[*SEEN.story, line(104.0, "incident.reopened")])) is None
+
+
+def test_an_answer_is_judged_by_its_first_line() -> None:
+    assert judged(b"HTTP/1.1 200 OK\r\n") is Outcome.OK
+    assert judged(b"HTTP/1.1 503 Service Unavailable\r\n") is Outcome.SORRY
+    assert judged(b"HTTP/1.1 500 Oh\r\n") is Outcome.ERROR
+    assert judged(b"") is Outcome.BROKEN
+
+
+def test_marked_names_are_names_of_programs_still() -> None:
+    assert re.fullmatch(r"DRILL-[a-z]{58}", marked("s" * 64))
+
+
+@pytest.mark.parametrize("release", [drill_store.BEFORE, drill_store.LOOPING, drill_store.FIXED, drill_store.BAD, drill_store.SLOW])
+def test_each_release_is_python_and_only_one_coupon_loops(release: drill_store.Release, tmp_path: Path) -> None:
+    text = (drill_store.make(tmp_path, release) / "shop/store.py").read_text()
+    compile(text, "store.py", "exec")
+    assert ("while total_cents > coupon.floor_cents:\n            total_cents -=" in text) == (release is drill_store.LOOPING)
+    assert "supervisor.demo" not in text.split('"""', 2)[2]
+
+
+def test_drill_of_a_crash_is_found_told_healed_kept_and_leaves_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    (tmp_path / "state").mkdir()
+    config.write_text(f'[reviver]\nstate_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\nlog_dir = "{tmp_path}/log"\n')
+    (tmp_path / "tmp").mkdir()
+    short = tempfile.mkdtemp(prefix="rvt-")  # a unix socket's path is short
+    done = subprocess.run(
+        [sys.executable, "-c", "import cli; cli.main()", "drill", "crash", "--json", "--config", str(config)],
+        env=os.environ | {"TMPDIR": short},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert os.listdir(short) == []
+    os.rmdir(short)
+    answer = json.loads(done.stdout)
+    assert [row["what"] for row in answer["rows"] if not row["well"]] == [], done.stderr
+    assert done.returncode == 0
+    kept = json.loads(Path(answer["kept"]).read_text())
+    assert kept["drill"] is True
+    assert kept["incidents"][0]["state"] == "over"
+    assert "SIGABRT" in kept["incidents"][0]["what"]
+    assert not _processes_with(short)
+
+
+def _processes_with(text: str) -> list[str]:
+    """Those whose command line names it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [str(path)] if text.encode() in path.read_bytes() else []
+        except OSError:
+            continue
+    return found
