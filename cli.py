@@ -319,6 +319,21 @@ def hold(config: str | None, reason: str, end: bool, name: str, lasts: str) -> i
     return hold(config, name, lasts, reason, end)
 
 
+@reviver.command(short_help="Recorded incidents through other settings.")
+@CONFIG
+@JSON
+@click.option("--days", type=click.FloatRange(0, 36500), help="All recordings of so many days, in place of ID.")
+@click.argument("number", metavar="[ID]", type=click.IntRange(0), required=False)
+def replay(config: str | None, days: float | None, as_json: bool, number: int | None) -> int:
+    """What today's diagnosis and rules make of a recorded incident, with the settings of --config; nothing is touched.
+
+    --config may name a copy of the configuration in which other settings are tried.
+    """
+    from supervisor.commands.replay import replay
+
+    return replay(config, number, days, as_json)
+
+
 @reviver.command()
 @JSON
 @click.option("--http", metavar="URL", default="", help="Ask this meanwhile: a URL, or a path on its own port.")

@@ -37,6 +37,7 @@ from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.starter import Starter
 from supervisor.mechanism.systemd import Systemd, inherited, open_guard, stop_s, under_systemd
+from supervisor.mechanism.tape import Taken
 from supervisor.mechanism.upgrade import TRIAL, TRIAL_S, try_new
 from supervisor.mechanism.watch import Watcher
 from supervisor.mechanism.witness import Witness
@@ -106,7 +107,7 @@ EXIT_CONFIG = 78
 REHEARSE_LOOK_S = 3600.0  # between two looks whether a rehearsal of the channels is due; it is counted in days
 MEND_S = 5.0  # until a configuration is read again that is bad while programs run
 EXIT_AGAIN = 75  # guard and systemd start the next one at once
-LANES = ("preflight", "reap", "watch", "evidence", "read", "discard", "switch")
+LANES = ("preflight", "reap", "watch", "evidence", "record", "read", "discard", "switch")
 
 
 class StartError(Exception):
@@ -155,7 +156,8 @@ class Daemon:
             _make("state_dir", where.state_dir)
             _make("log_dir", where.log_dir)
             self._journal = Journal(where.state_dir, Lane("journal"), self._warn, keep_s=where.keep_s)
-            self._handover = Handover(where.runtime_dir, host.boot_id(), self._warn)
+            self._boot = host.boot_id()
+            self._handover = Handover(where.runtime_dir, self._boot, self._warn)
             self._notify = Listener(f"{where.runtime_dir}/notify.sock", self._discard_sent)
         except (ServerError, JournalError) as problem:
             raise StartError(str(problem)) from None
@@ -175,7 +177,7 @@ class Daemon:
         )
         self._outputs = Outputs(where.log_dir, lambda program, text: self._warn(f"{program}: {text}"))
         self._witness = Witness(self._lanes["evidence"], self._outputs, where.state_dir, self.post, self._tell_story)
-        self._watcher = Watcher(self.post, self._lanes["watch"])
+        self._watcher = Watcher(self.post, self._lanes["watch"], self.fleet, self._keep_recording)
         self._apologists = Apologists(self._starter.sockets, self._watcher.answers_in_place, self._warn)
         self._delivery = Delivery(self._journal, self._warn)
         self._ping: Ping | None = None
@@ -296,6 +298,7 @@ class Daemon:
         self._watcher.close()
         if self._ping is not None:
             self._ping.end()
+        self._lanes["record"].drain(FLUSH_S)
         self._outputs.close(FLUSH_S)
         self._delivery.close(FLUSH_S)
         self._reaper.close()
@@ -511,6 +514,37 @@ class Daemon:
     def _find(self, id: InstanceId) -> tuple[Program, Instance]:
         program = self._fleet.programs[id.program]
         return program, next(i for i in program.instances if i.id == id)
+
+    def _keep_recording(self, taken: Taken) -> None:
+        """Write down what was seen around a bad verdict, beside the loop."""
+        program = self._fleet.programs.get(taken.id.program)
+        incident = program.incident if program is not None else None
+        self._lanes["record"].put(self._write_recording, taken, 0 if incident is None else incident.number, self._wall(0.0))
+
+    def _write_recording(self, taken: Taken, incident: int, wall_s: float) -> None:
+        """In the lane."""
+        from supervisor.records import recordings  # for its memory: in peace nothing is written
+
+        where, fleet, name = self._settings.daemon, taken.fleet, taken.id.program
+        if name not in fleet.programs:
+            return
+        head = recordings.Head(
+            incident=incident,
+            program=name,
+            number=taken.id.number,
+            began=taken.began,
+            ended=str(taken.ended),
+            fleet=recordings.only(fleet, (name, *fleet.programs[name].settings.after)),
+            wall_s=wall_s,
+            boot=self._boot,
+            version=__version__,
+        )
+        try:
+            recordings.write(where.state_dir, recordings.Kept(head, taken.recording), where.keep_s)
+        except OSError as problem:
+            self._warn(
+                f"the recording of {taken.id} could not be kept in {where.state_dir}: {problem.strerror}; nothing else is lost"
+            )
 
     def _lives(self, id: InstanceId) -> bool:
         program = self._fleet.programs.get(id.program)

@@ -24,12 +24,14 @@ from bench.verdicts import (
 from supervisor.model import HangSettings
 from supervisor.policy import diagnosis, threads
 from supervisor.policy.facts import (
+    Answering,
     Asked,
     Beaten,
     Blinded,
     Fact,
     Heard,
     HostSeen,
+    Opened,
     Queued,
     Readied,
     Ruled,
@@ -109,6 +111,13 @@ def test_recording_comes_back_from_its_bytes_as_it_was() -> None:
         HostSeen(3.0, Host(2, 0.5)),
         Blinded(3.25, 4.25, "our own loop was late by 0.6 s"),
         TreeSample(3.5, (process,)),
+        Opened(
+            at=3.5,
+            rules=Ruled(1.0, HangSettings(), 1.0, beats=True, asked=True, watched=True),
+            moved=3.25,
+            sockets=sockets,
+            answering=Answering(failed=3.0, asked=Asked(3.0, patient=False), usual_s=(0.25,)),
+        ),
     )
     assert {type(fact) for fact in facts} == set(get_args(Fact))
     recording = Recording(1.0, facts)

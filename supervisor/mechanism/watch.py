@@ -30,9 +30,22 @@ from supervisor.mechanism.listening import Found, Listening, find
 from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, ours, targets
 from supervisor.mechanism.readiness import LIVED_S, readiness
 from supervisor.mechanism.sockdiag import SockDiag
+from supervisor.mechanism.tape import Taken, Tape
 from supervisor.mechanism.vitals import Sampler, Vitals
 from supervisor.mechanism.watched import DENSE_FOR_S, WatchedInstance, WatchedProgram
-from supervisor.model import Answered, Event, Extended, InstanceId, Kind, Looked, Noticed, ProgramSettings, Verdict, WorkerLooked
+from supervisor.model import (
+    Answered,
+    Event,
+    Extended,
+    Fleet,
+    InstanceId,
+    Kind,
+    Looked,
+    Noticed,
+    ProgramSettings,
+    Verdict,
+    WorkerLooked,
+)
 from supervisor.policy.answers import LATE_S
 from supervisor.policy.diagnosis import LEAK_BYTES_PER_S
 from supervisor.policy.facts import (
@@ -95,9 +108,21 @@ _STILL = _PROOF | {Kind.SUSPECT}  # what policy may kill for: a suspect too, whe
 class Watcher:
     """Watches all instances. To be made and called on the loop's thread."""
 
-    def __init__(self, post: Callable[[Event], None], lane: Lane) -> None:
-        """lane: where processes' descriptors are searched for listening sockets; of a big tree that takes milliseconds."""
+    def __init__(
+        self,
+        post: Callable[[Event], None],
+        lane: Lane,
+        fleet: Callable[[], Fleet] = Fleet,
+        keep: Callable[[Taken], None] = lambda taken: None,
+    ) -> None:
+        """lane: where processes' descriptors are searched for listening sockets; of a big tree that takes milliseconds.
+
+        fleet  as it is now, for recordings
+        keep   gets what was seen around a bad verdict, when that is over
+        """
         self._post = post
+        self._fleet = fleet
+        self._keep = keep
         self._lane = lane
         self._diag = SockDiag()
         self._programs: dict[str, WatchedProgram] = {}
@@ -133,7 +158,9 @@ class Watcher:
         for other in program.instances.values():
             other.asker.doubt()
         sampler = Sampler(pid, start_ticks)
-        instance = WatchedInstance(child_id, sampler, self._targets(program), lambda: self._hear(child_id), now)
+        instance = WatchedInstance(
+            child_id, sampler, self._targets(program), lambda: self._hear(child_id), now, Tape(child_id, self._fleet)
+        )
         program.instances[child_id] = instance
         program.take(program.rules(now))
         program.unsee("", now)  # who owns a connection was not looked for while one was alone
@@ -201,6 +228,8 @@ class Watcher:
         instance = program.instances.pop(id, None) if program is not None else None
         if instance is not None:
             instance.asker.close()
+            if (taken := instance.last.end(instance.spawned)) is not None:
+                self._keep(taken)
         if (look := self._looks.pop(id, None)) is not None:
             look.cancel()
         if program is not None and not program.instances:
@@ -669,7 +698,10 @@ class Watcher:
     def _diagnose(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> Finding:
         instance.judged = now
         self._look_at_host(now, instance)
-        return instance.sight.judge(now)
+        finding = instance.sight.judge(now)
+        if (taken := instance.last.judged(finding, now, instance.spawned)) is not None:
+            self._keep(taken)
+        return finding
 
     def _fresh(self, program: WatchedProgram, instance: WatchedInstance, now: float) -> Finding:
         """Look at everything now, and judge."""

@@ -9,6 +9,7 @@ from supervisor.mechanism.apologist import Answerer
 from supervisor.mechanism.asking import Asker
 from supervisor.mechanism.listening import Listening
 from supervisor.mechanism.probes import Target
+from supervisor.mechanism.tape import Tape
 from supervisor.mechanism.vitals import Sampler
 from supervisor.mechanism.workers import Workers
 from supervisor.model import InstanceId, Kind, ProgramSettings, Scope, Verdict
@@ -24,13 +25,14 @@ class WatchedInstance:
     """What is known of one instance."""
 
     def __init__(
-        self, id: InstanceId, sampler: Sampler, targets: tuple[Target, ...], heard: Callable[[], None], now: float
+        self, id: InstanceId, sampler: Sampler, targets: tuple[Target, ...], heard: Callable[[], None], now: float, last: Tape
     ) -> None:
-        """heard: called on the loop when a question has come to its end."""
+        """heard: called on the loop when a question has come to its end. last: keeps what was seen last."""
         self.id = id
         self.sampler = sampler
         self.sight = Sight(now)
-        self.tape: Callable[[Fact], None] | None = None  # whoever records what is seen
+        self.last = last
+        self.tape: Callable[[Fact], None] | None = None  # whoever wants to know each thing that is seen
         self.asker = Asker(targets, self.take, heard)
         self.workers = Workers()
         self.speaks = False  # it has sent something to its NOTIFY_SOCKET
@@ -61,6 +63,7 @@ class WatchedInstance:
 
     def take(self, fact: Fact) -> None:
         """One more thing is known of it."""
+        self.last.take(fact, self.sight)
         self.sight.take(fact)
         if self.tape is not None:
             self.tape(fact)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-from supervisor.policy.facts import Asked, Heard
+from supervisor.policy.facts import Answering, Asked, Heard
 
 USUAL_COUNT = 8  # answers from which the usual time is taken, their median: one slow answer makes no habit
 LATE_S = 0.25  # an answer that takes this much longer than usual is odd
@@ -30,6 +30,17 @@ class Answers:
         self.passed = 0
         self._asked: Asked | None = None
         self._usual_s: deque[float] = deque(maxlen=USUAL_COUNT)
+
+    def known(self) -> Answering:
+        """All of it as one value, for `resume`."""
+        return Answering(self.failed, self.text, self.ill, self.passed, self._asked, tuple(self._usual_s))
+
+    def resume(self, known: Answering) -> None:
+        """Go on with what another one knew."""
+        self.failed, self.text, self.ill, self.passed = known.failed, known.text, known.ill, known.passed
+        self._asked = known.asked
+        self._usual_s.clear()
+        self._usual_s.extend(known.usual_s)
 
     def missing(self) -> float | None:
         """Since when an answer is overdue or missing; it is due after the time that it usually takes."""

@@ -156,6 +156,44 @@ class Blinded:
     because: str
 
 
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What was known of the answers to probes: as of policy.answers.Answers. `asked`: the question that was under way."""
+
+    failed: float | None = None
+    text: str = ""
+    ill: bool = False
+    passed: int = 0
+    asked: Asked | None = None
+    usual_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A recording begins in mid-life: what was known of the instance until now, but for the samples of its tree.
+
+    rules    by what it is judged
+    moved    the last instant at which something of it moved
+    ready    when it first answered
+    beat     its last heartbeat
+    stopping when it said that it stops
+    emptied  since when its accept queue is empty
+    sockets  the newest look at its connections
+    shared   others lived on the same sockets
+    """
+
+    at: float
+    rules: Ruled
+    moved: float
+    ready: float | None = None
+    beat: float | None = None
+    stopping: float | None = None
+    emptied: float | None = None
+    sockets: SocketSample | None = None
+    shared: bool = False
+    answering: Answering = Answering()
+
+
 Fact: TypeAlias = (
     Ruled
     | Readied
@@ -171,4 +209,5 @@ Fact: TypeAlias = (
     | HostSeen
     | Blinded
     | TreeSample
+    | Opened
 )

@@ -1,4 +1,8 @@
-"""A recording of what was seen of one instance, through today's diagnosis: the same facts give the same verdicts. Pure."""
+"""A recording of what was seen of one instance, through today's diagnosis: the same facts give the same verdicts. Pure.
+
+Other settings can be tried on it: when would it have been suspected, and proven hung? How often it was asked is part of what was recorded
+and stays as it was. Whether a proof would have been right is known only where the recording goes on: whoever moves after it was no hang.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,21 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from supervisor.policy.facts import Fact
+from supervisor.model import HangSettings, Kind
+from supervisor.policy.facts import Fact, Opened, Ruled
 from supervisor.policy.samples import Finding, TreeSample
-from supervisor.policy.sight import Sight
+from supervisor.policy.sight import SUSPICIOUS, Sight
+from supervisor.policy.values import replace
 
 JUDGE_S = 0.25  # between two verdicts: how often the watcher tells of a suspect
 SLACK_S = 0.02
+PROOF = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
+ALIVE_S = 0.2  # moved so long after a proof: it lives. Ages have a resolution of some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What was seen of one instance from its start on, in the order in which it became known.
+    """What was seen of one instance, in the order in which it became known: from its start on, or from an Opened on.
 
     spawned  the instant of its start
     """
@@ -44,3 +52,68 @@ def replay(spawned: float, facts: Iterable[Fact]) -> Iterator[Judged]:
                 yield Judged(sampled, sight.judge(sampled))
     if sampled > judged:
         yield Judged(sampled, sight.judge(sampled))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What today's diagnosis makes of a recording. Instants on its clock; None: it never came to that.
+
+    suspected  when nothing had moved for `suspect` while somebody waited, for the first time
+    proven     when it was proven hung: it may be killed from then on, if policy has no more patience
+    workers    when the first of its workers alone was proven hung
+    alive      when it moved by itself after it was proven: that was no hang, and killing it would have been wrong
+    because    the words of the proof, or of the first suspicion
+    """
+
+    suspected: float | None = None
+    proven: float | None = None
+    workers: float | None = None
+    alive: float | None = None
+    because: str = ""
+
+
+def outcome(recording: Recording, hang: HangSettings | None = None) -> Outcome:
+    """Of a recording under these settings; None: under those that it was recorded with."""
+    sight = Sight(recording.spawned)
+    found = Outcome()
+    for fact in recording.facts if hang is None else ruled(recording.facts, hang):
+        sight.take(fact)
+        if found.proven is not None and sight.moved > found.proven + ALIVE_S:
+            return replace(found, alive=sight.moved)
+        if found.proven is None and isinstance(fact, TreeSample):
+            found = _add(found, sight.judge(fact.at), fact.at)
+    return found
+
+
+def ruled(facts: Iterable[Fact], hang: HangSettings) -> Iterator[Fact]:
+    """The same facts, judged by other settings from the start on."""
+    for fact in facts:
+        match fact:
+            case Ruled():
+                yield replace(fact, hang=hang)
+            case Opened():
+                yield replace(fact, rules=replace(fact.rules, hang=hang))
+            case _:
+                yield fact
+
+
+def rules(recording: Recording) -> HangSettings:
+    """Those that it was recorded with; of several the last ones."""
+    found = HangSettings()
+    for fact in recording.facts:
+        if isinstance(fact, Ruled):
+            found = fact.hang
+        elif isinstance(fact, Opened):
+            found = fact.rules.hang
+    return found
+
+
+def _add(found: Outcome, finding: Finding, at: float) -> Outcome:
+    verdict = finding.verdict
+    if verdict.kind in SUSPICIOUS and found.suspected is None:
+        found = replace(found, suspected=at, because=verdict.because)
+    if verdict.kind in PROOF:
+        return replace(found, proven=at, because=verdict.because)
+    if found.workers is None and any(worker.verdict.kind in PROOF for worker in finding.workers):
+        return replace(found, workers=at)
+    return found

@@ -20,6 +20,7 @@ from supervisor.policy.facts import (
     Fact,
     Heard,
     HostSeen,
+    Opened,
     Queued,
     Readied,
     Ruled,
@@ -118,8 +119,25 @@ class Sight:
                 self.owing.move(at)
             case Ruled():
                 self.rules = fact
+            case Opened():
+                self._open(fact)
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def opening(self, at: float) -> Opened:
+        """What is known at this instant, so that a recording may begin with it."""
+        return Opened(
+            at=at,
+            rules=self.rules,
+            moved=self.moved,
+            ready=self.ready,
+            beat=self.beat,
+            stopping=self._stopping,
+            emptied=self._emptied,
+            sockets=self.sockets,
+            shared=self._shared,
+            answering=self.answers.known(),
+        )
 
     def missing(self, now: float) -> float | None:
         """Since when an answer is overdue or missing; a heartbeat where nothing is asked."""
@@ -174,6 +192,12 @@ class Sight:
         if at > self.moved:
             self.moved = at
             self.answers.absolve(at)
+
+    def _open(self, fact: Opened) -> None:
+        self.rules, self.moved, self.ready, self.beat = fact.rules, fact.moved, fact.ready, fact.beat
+        self._stopping, self._emptied = fact.stopping, fact.emptied
+        self.sockets, self._shared = fact.sockets, fact.shared
+        self.answers.resume(fact.answering)
 
     def _sampled(self, tree: TreeSample) -> None:
         self._trees.append(tree)

@@ -18,6 +18,7 @@ from supervisor.policy.facts import (
     Fact,
     Heard,
     HostSeen,
+    Opened,
     Queued,
     Readied,
     Ruled,
@@ -31,6 +32,7 @@ from supervisor.policy.replay import Recording
 from supervisor.policy.samples import TreeSample
 
 INSTANT_DIGITS = 4  # the kernel's ages have a resolution of milliseconds
+PRESET = 1  # against 6: 1/8 of the time, 9 MB instead of 94, for an eighth more bytes
 SIZE_LIMIT_BYTES = 64 << 20  # of one recording, unpacked: an hour of a big tree looked at densely
 
 
@@ -57,6 +59,7 @@ class _Columns(msgspec.Struct, forbid_unknown_fields=True):
     host: list[HostSeen] = []
     blinded: list[Blinded] = []
     trees: list[TreeSample] = []
+    opened: list[Opened] = []
 
 
 _KINDS: dict[type[Fact], str] = {
@@ -74,18 +77,19 @@ _KINDS: dict[type[Fact], str] = {
     HostSeen: "host",
     Blinded: "blinded",
     TreeSample: "trees",
+    Opened: "opened",
 }
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _DECODER = msgspec.json.Decoder(_Columns)
 
 
 def encode(recording: Recording) -> bytes:
-    """For a lane: some tenths of a second for a minute of a big tree."""
+    """For a lane: a tenth of a second for a minute of a big tree."""
     columns: dict[str, list[Any]] = {name: [] for name in _KINDS.values()}
     for fact in recording.facts:
         columns[_KINDS[type(fact)]].append(_rounded(msgspec.to_builtins(fact)))
     order = [_NUMBERS[type(fact)] for fact in recording.facts]
-    return lzma.compress(msgspec.json.encode({"spawned": recording.spawned, "order": order, **columns}))
+    return lzma.compress(msgspec.json.encode({"spawned": recording.spawned, "order": order, **columns}), preset=PRESET)
 
 
 def decode(data: bytes) -> Recording:
