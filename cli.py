@@ -290,6 +290,26 @@ def incident(config: str | None, as_json: bool, lines: int, number: int) -> int:
     return incident(config, number, lines, as_json)
 
 
+@reviver.command(short_help="Write the postmortem of an incident.")
+@CONFIG
+@click.option(
+    "--html",
+    "target",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write a page with a drawn timeline into this new file.",
+)
+@click.argument("number", metavar="ID", type=click.IntRange(1))
+def postmortem(config: str | None, target: str | None, number: int) -> int:
+    """The record of an incident as a document: impact, timeline, cause, resolution, follow-ups, and blanks for what only people know.
+
+    Markdown, unless --html is given; also where no daemon runs.
+    """
+    from supervisor.commands.postmortem import postmortem
+
+    return postmortem(config, number, target)
+
+
 @reviver.command(short_help="Say that you are at it: nobody else is told.")
 @CONFIG
 @click.argument("number", metavar="[ID]", type=click.IntRange(1), required=False)

@@ -42,6 +42,17 @@ def incidents(config: str | None, name: str, lines: int, as_json: bool) -> int:
 
 def incident(config: str | None, number: int, lines: int, as_json: bool) -> int:
     """Print one as a page."""
+    found = find(config, number)
+    if as_json:
+        say_json(found)
+    else:
+        for line in _page(found, lines):
+            say(line)
+    return 0
+
+
+def find(config: str | None, number: int) -> dict[str, Any]:
+    """All that is kept of one incident, and where a daemon answers also what comes next."""
 
     def recorded(state_dir: str) -> dict[str, Any]:
         from supervisor.alerts.channels import named
@@ -52,13 +63,7 @@ def incident(config: str | None, number: int, lines: int, as_json: bool) -> int:
             raise Refusal(REFUSED, f"there is no incident {number} (see: reviver incidents)")
         return found
 
-    answer = _ask(config, lambda daemon: daemon.call("incident", {"incident": number}), recorded)
-    if as_json:
-        say_json(answer)
-    else:
-        for line in _page(answer, lines):
-            say(line)
-    return 0
+    return _ask(config, lambda daemon: daemon.call("incident", {"incident": number}), recorded)
 
 
 def ack(config: str | None, number: int | None) -> int:

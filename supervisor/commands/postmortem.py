@@ -1,0 +1,71 @@
+"""`reviver postmortem`: the record of an incident as a document for people, from the journal and the evidence beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from supervisor.commands.configuration import load
+from supervisor.commands.incidents import find
+from supervisor.commands.releases import who
+from supervisor.commands.screen import remark, say
+from supervisor.control.client import Refusal
+from supervisor.control.messages import REFUSED
+from supervisor.mechanism.evidence import FILE_BYTES, FOLDER
+from supervisor.records.paper import markdown
+from supervisor.records.paper_html import html
+from supervisor.records.postmortem import Found, evidence, write
+
+
+def postmortem(config: str | None, number: int, target: str | None) -> int:
+    """Print Markdown, or write an HTML file that is not there yet."""
+    record = find(config, number)
+    record["acknowledgements"] = [{**each, "by": who(each["by"])} for each in record["acknowledgements"]]
+    texts, problems = _evidence(Path(load(config).daemon.state_dir, FOLDER), record)
+    document = write(Found(record, tuple(evidence(texts)), tuple(problems)))
+    if target is None:
+        say(markdown(document)[:-1])
+        return 0
+    _create(Path(target), html(document))
+    remark(f"{target} is written; its yellow fields are for people")
+    return 0
+
+
+def _evidence(folder: Path, record: dict[str, Any]) -> tuple[list[bytes], list[str]]:
+    """The files of its instances, and a sentence for each that could not be had."""
+    wanted = {name.replace(":", "-") for name in record["evidence"]}
+    texts, problems = [], []
+    try:
+        paths = sorted(path for path in folder.iterdir() if re.sub(r"-\d+\.json$", "", path.name) in wanted) if wanted else []
+    except OSError as problem:
+        return [], [f"The evidence could not be read ({problem.strerror}): ask as the user who runs Reviver."]
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                texts.append(file.read(FILE_BYTES * 2))
+        except OSError as problem:
+            problems.append(f"The evidence {path.name} could not be read ({problem.strerror}).")
+    if wanted and not paths:
+        problems.append("The evidence is not there any more: only the newest files of all programs are kept.")
+    return texts, problems
+
+
+def _create(path: Path, text: str) -> None:
+    """Write a new file, whole or not at all; one that is there may hold what people wrote into it.
+
+    raises  Refusal, OSError
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        raise Refusal(REFUSED, f"{path} exists, and people may have written into it: name another file, or remove it") from None
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
