@@ -392,6 +392,7 @@ class Program:
     good: Build | None = None  # the last build that was trusted
     previous: Build | None = None  # the one that was trusted before `good`
     refused: Build | None = None  # the one that was given up last
+    given: Build | None = None  # what the configuration and the disk said last, as a build without a number
     trial: Trial | None = None
     retreat: str = ""  # why the previous build is to come back, before it does
     link: Link | None = None  # where the directory is one

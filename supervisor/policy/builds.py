@@ -54,8 +54,11 @@ def begin(program: Program, now: float) -> Program:
 def candidate(program: Program, candidate: Candidate, now: float, *, begins: bool) -> Program:
     """Take up what a configuration and the disk say. A link that nobody touched says nothing new: what is under way stays.
 
-    begins  a supervisor reads what it was given long ago: what was given up meanwhile is not asked for by that
+    begins  a supervisor reads it that begins: what was given before and did not change asks for nothing, whatever became of it
     """
+    given = Build(0, candidate.release, candidate.settings.launch, candidate.directory)
+    unchanged = program.given == given
+    program = replace(program, given=given)
     launch, place = candidate.settings.launch, (candidate.release, candidate.directory)
     newest = program.build if program.proposed is None else program.proposed.build
     link = program.link
@@ -67,7 +70,7 @@ def candidate(program: Program, candidate: Candidate, now: float, *, begins: boo
         place = newest.release, newest.directory
     elif candidate.directory != newest.directory:
         program = replace(program, link=Link(link.path, ""))  # somebody switched it; one of ours may be on its way
-    if begins and program.refused is not None and _is(program.refused, launch, *place):
+    if begins and unchanged:
         return program
     return _want(program, launch, *place, by="apply", back=False, now=now)
 

@@ -102,9 +102,11 @@ def create(
     incident the one that was not over when the supervisor before ended
     """
     settings = candidate.settings
+    build = Build(1, candidate.release, settings.launch, candidate.directory)
     program = Program(
         settings=settings,
-        build=Build(1, candidate.release, settings.launch, candidate.directory),
+        build=build,
+        given=replace(build, number=0),
         preflight=_preflight(settings.launch.preflight),
         wanted=Wanted.DOWN if settings.manual else Wanted.UP,
         started=started,

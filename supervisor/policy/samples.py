@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from supervisor.model import HangSettings, Verdict
 from supervisor.policy.values import replace
 
-OURS_S = 0.1  # a connection whose request is as old as our question is taken for ours: the kernel's ages are true to some milliseconds
+OURS_S = (
+    0.1  # a connection whose request is as old as our question is taken for ours: the kernel's ages are true to some milliseconds
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,7 @@ def follow(before: SocketSample | None, after: SocketSample) -> SocketSample:
     return replace(after, clients=tuple(clients))
 
 
-def moved_between(
-    before: SocketSample, after: SocketSample, pids: frozenset[int] | None, given_up: Iterable[float] = ()
-) -> bool:
+def moved_between(before: SocketSample, after: SocketSample, pids: frozenset[int] | None, given_up: Iterable[float] = ()) -> bool:
     """Whether something was sent or finished by these processes between two looks; None is by anybody.
 
     given_up  when our own questions were put that had no answer: a server whose acceptor lives closes what its client left, and that

@@ -107,9 +107,7 @@ def hands_off(program: Program, instance: Instance | None = None) -> bool:
 
 def left_alone(program: Program, instance: Instance) -> bool:
     """Whether a suspect is neither relieved nor retired: Reviver may only tell, or is held, and nobody asked for another."""
-    if program.hold is not None:
-        return hands_off(program, instance)
-    return program.settings.hang.act is Act.TELL
+    return program.settings.hang.act is Act.TELL or hands_off(program, instance)
 
 
 def excused(program: Program, instance: Instance) -> bool:

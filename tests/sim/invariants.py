@@ -119,6 +119,7 @@ class Past:
     spawns: list[float] = field(default_factory=list)  # since an operator's command last had a say
     reliefs: list[float] = field(default_factory=list)
     commanded: float = 0.0
+    wanted: float = 0.0  # since when somebody is to be served
     slow_starts: int = 0  # in a row, killed because they were not ready in time
     failed: set[str] = field(
         default_factory=set
@@ -241,7 +242,7 @@ def hear(turn: Turn, ledger: Ledger) -> None:
                     past.lost.clear()
             for candidate in event.programs:
                 past = ledger.past(candidate.settings.name)
-                if candidate.directory != past.link and not event.begins:  # switched by hand: asked for
+                if candidate.directory != past.link:  # switched by hand, also while no supervisor lived: asked for
                     past.failed.discard(candidate.directory)
                 past.link = candidate.directory
         case _:
@@ -251,6 +252,9 @@ def hear(turn: Turn, ledger: Ledger) -> None:
         program = turn.after.programs.get(name)
         if program is not None and (not target(program, turn.after) or not program.settings.relief.extra):
             ledger.pressed.update(i.id for i in program.instances if i.state is State.RETIRING)
+        before = turn.before.programs.get(name)
+        if program is not None and before is not None and target(program, turn.after) and not target(before, turn.before):
+            ledger.past(name).wanted = now
         if program is not None and any(i.state is State.READY and i.ready == now for i in program.instances):
             ledger.past(name).slow_starts = 0
         if program is not None and program.good is not None:
@@ -974,7 +978,8 @@ def page_is_true(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -> str:
 def _nobody_for_long(program: Program, ledger: Ledger, turn: Turn) -> bool:
     after_s, served = program.settings.sorry.after_s, ledger.past(program.settings.name).served
     up = target(program, turn.after) > 0 and not _ready(program)
-    return up and after_s is not None and served is not None and turn.now - served > max(after_s, PAGE_WITHIN_S)
+    since = max(served or 0.0, ledger.past(program.settings.name).wanted)
+    return up and after_s is not None and served is not None and turn.now - since > max(after_s, PAGE_WITHIN_S)
 
 
 def touched(before: Mapping[str, Program], after: Mapping[str, Program]) -> tuple[str, ...]:

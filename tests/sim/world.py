@@ -133,6 +133,7 @@ class World:
         self.calm = False
         self.sick = False
         self.room = True  # in the host's memory
+        self._unwritten: deque[Remember | RecordIncident] = deque()
         self._recorded: dict[str, float] = {}  # when each program was recorded last
         self._unborn: set[InstanceId] = set()  # whose gate never opened: the supervisor died
         self.memory: Memory = {}  # what the journal holds of causes
@@ -239,6 +240,7 @@ class World:
     def _down(self) -> None:
         self._up = False
         self._life += 1
+        self._unwritten.clear()
         self._news.clear()
         for site in self.sites.values():
             for server in list(site.servers.values()):
@@ -329,6 +331,8 @@ class World:
         if stray := [str(s.id) for s in living if not s.doomed and s.id not in self.ledger.killed]:
             self.fail(f"the shutdown is over and {stray} live")
         self.tell("supervisor ended", "")
+        while self._unwritten:  # a clean end writes what waits
+            self._write(self._life)
         programs, numbers = self.record.programs, {n: p.started for n, p in self.record.programs.items()}
         left = {name: program for name, program in programs.items() if program.instances}
         self.record = replace(self.record, programs=left, numbers={**self.record.numbers, **numbers})
@@ -372,10 +376,9 @@ class World:
                 self.history.setdefault(effect.program, {})[effect.release.number] = effect.release
             case KillWorker():
                 self.agenda.after(0.005, self._kill_worker, effect)
-            case Remember():
-                self.agenda.after(WRITTEN_S, self._written, self._life, effect)
-            case RecordIncident():
-                self.agenda.after(WRITTEN_S, self._write_incident, self._life, effect)
+            case Remember() | RecordIncident():
+                self._unwritten.append(effect)
+                self.agenda.after(WRITTEN_S, self._write, self._life)
             case Demote() | Promote() | Apologize() | StepAside() | Note() | Tell():
                 pass
 
@@ -402,6 +405,8 @@ class World:
 
     def _signal(self, effect: Signal) -> None:
         server = self._server(effect.id)
+        if server is not None and server.phase is Phase.DEAD and server.left:
+            return  # its end was heard already, or is on its way: what it left lives on
         if server is None or server.phase is Phase.DEAD:
             self.send(Exited(effect.id, None, 0, "ended, and how is not known"), 0.01)
         elif effect.signal == "CONT":
@@ -440,16 +445,18 @@ class World:
         if life == self._life:
             self.post(Switched(effect.program, effect.directory, problem))
 
-    def _written(self, life: int, effect: Remember) -> None:
-        if life == self._life:
+    def _write(self, life: int) -> None:
+        """The journal is written, in order."""
+        if life != self._life or not self._unwritten:
+            return
+        effect = self._unwritten.popleft()
+        if isinstance(effect, Remember):
             known = self.memory.setdefault(effect.program, {})
             known.pop(effect.known.key, None)
             known[effect.known.key] = effect.known
-
-    def _write_incident(self, life: int, effect: RecordIncident) -> None:
-        if life == self._life and effect.over is None:
+        elif effect.over is None:
             self.incidents[effect.program] = effect.incident
-        elif life == self._life and (known := self.incidents.get(effect.program)) and known.number == effect.incident.number:
+        elif (before := self.incidents.get(effect.program)) is not None and before.number == effect.incident.number:
             del self.incidents[effect.program]
 
     def _server(self, wanted: InstanceId) -> Server | None:
