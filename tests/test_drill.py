@@ -117,7 +117,7 @@ def test_drill_of_a_crash_is_found_told_healed_kept_and_leaves_nothing(tmp_path:
     assert os.listdir(short) == []
     os.rmdir(short)
     answer = json.loads(done.stdout)
-    assert [row["what"] for row in answer["rows"] if not row["well"]] == [], done.stderr
+    assert [row for row in answer["rows"] if not row["well"]] == [], done.stderr
     assert done.returncode == 0
     kept = json.loads(Path(answer["kept"]).read_text())
     assert kept["drill"] is True

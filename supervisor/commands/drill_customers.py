@@ -1,4 +1,4 @@
-"""Customers for a drill: an open-loop load on loopback, in a thread of its own, each request noted with its outcome.
+"""Customers for a drill: an open-loop load on loopback, in a process of its own, each request noted with its outcome.
 
 A request starts when it is due, however many are still unanswered, as real customers do: a server that hangs meets a growing queue.
 Bounded in rate, in patience, and in how many are open at once.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 RATE = 10.0  # new customers a second: enough to see a gap of 0.2 s, and next to nothing for the host
 PATIENCE_S = 10.0  # then a customer gives up
@@ -43,63 +45,88 @@ class Request:
 
 
 class Customers:
-    """`with Customers(port, path) as customers:` they come until the block ends; those that wait then are waited for."""
+    """`with Customers(port, path, file) as customers:` they come until the block ends; those that wait then are waited for."""
 
-    def __init__(self, port: int, path: str) -> None:
-        self._port, self._path = port, path
-        self._lock = threading.Lock()
-        self._requests: list[Request] = []
-        self._single: list[str] = []  # paths that somebody asks for once
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._come()), name="customers", daemon=True)
+    def __init__(self, port: int, path: str, file: Path) -> None:
+        """file: where they note what came of each request."""
+        self._file = file
+        self._command = [sys.executable, "-P", "-m", "supervisor.commands.drill_customers", str(port), path]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with self._file.open("wb") as notes:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=notes, start_new_session=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._ended.set()
-        self._thread.join(2 * PATIENCE_S)
+        """They hear that it is over by the end of their input, also when the drill was killed."""
+        with contextlib.suppress(OSError):
+            self._input.close()
+        try:
+            self._process.wait(2 * PATIENCE_S)
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
 
     def requests(self) -> tuple[Request, ...]:
         """Those that have ended, so far."""
-        with self._lock:
-            return tuple(self._requests)
+        whole = self._file.read_bytes().rpartition(b"\n")[0].decode()
+        notes = (line.split(" ", 2) for line in whole.splitlines())
+        return tuple(Request(float(began), float(took), Outcome(outcome)) for began, took, outcome in notes)
 
     def one_asks(self, path: str) -> None:
         """One customer more, who asks for `path`, waits for as long as it takes, and is not counted: who brings the trouble."""
-        with self._lock:
-            self._single.append(path)
+        self._input.write(f"{path}\n".encode())
+        self._input.flush()
 
-    async def _come(self) -> None:
-        began, number = time.monotonic(), 0
-        counted: set[asyncio.Task[None]] = set()
-        single: set[asyncio.Task[Outcome]] = set()
-        while not self._ended.is_set():
+
+async def _come(port: int, path: str) -> None:
+    """What the process does: customers at RATE until the input ends, and one for each path that comes in."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(told), sys.stdin)
+    single: set[asyncio.Task[Outcome]] = set()
+    coming = asyncio.create_task(_load(port, path))
+    while line := await told.readline():
+        single.add(asyncio.create_task(ask(port, line.decode().strip())))
+    coming.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await coming
+    for task in single:
+        task.cancel()
+    await asyncio.gather(*single, return_exceptions=True)
+
+
+async def _load(port: int, path: str) -> None:
+    """Cancelled, it waits for those that are still unanswered."""
+    began, number = time.monotonic(), 0
+    counted: set[asyncio.Task[None]] = set()
+    try:
+        while True:
             await asyncio.sleep(max(0.0, began + number / RATE - time.monotonic()))
             number += 1
             if len(counted) < OPEN_LIMIT:
-                task = asyncio.create_task(self._counted())
+                task = asyncio.create_task(_noted(port, path))
                 counted.add(task)
                 task.add_done_callback(counted.discard)
-            with self._lock:
-                paths, self._single = self._single, []
-            single.update(asyncio.create_task(ask(self._port, path)) for path in paths)
+    finally:
         if counted:
             await asyncio.wait(tuple(counted))
-        for task_left in single:
-            task_left.cancel()
-        await asyncio.gather(*single, return_exceptions=True)
 
-    async def _counted(self) -> None:
-        began, began_wall = time.monotonic(), time.time()
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                outcome = await ask(self._port, self._path)
-        except TimeoutError:
-            outcome = Outcome.GAVE_UP
-        with self._lock:
-            self._requests.append(Request(began_wall, time.monotonic() - began, outcome))
+
+async def _noted(port: int, path: str) -> None:
+    began, began_wall = time.monotonic(), time.time()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            outcome = await ask(port, path)
+    except TimeoutError:
+        outcome = Outcome.GAVE_UP
+    sys.stdout.write(f"{began_wall:.6f} {time.monotonic() - began:.6f} {outcome}\n")
+    sys.stdout.flush()
 
 
 async def ask(port: int, path: str) -> Outcome:
@@ -132,19 +159,11 @@ def judged(answer: bytes) -> Outcome:
     return Outcome.ERROR if status >= b"500" else Outcome.OK
 
 
-def answers(port: int, path: str, limit_s: float) -> bool:
-    """Whether a GET is answered well within `limit_s` seconds."""
-
-    async def within() -> Outcome:
-        async with asyncio.timeout(limit_s):
-            return await ask(port, path)
-
-    with contextlib.suppress(TimeoutError):
-        return asyncio.run(within()) is Outcome.OK
-    return False
-
-
 def longest_gap_s(requests: Iterable[Request]) -> float:
     """The longest time in which no customer got an answer, between the first that ended and the last."""
     ends = sorted(each.began_wall + each.took_s for each in requests if each.outcome is Outcome.OK)
     return max((after - before for before, after in pairwise(ends)), default=0.0)
+
+
+if __name__ == "__main__":
+    asyncio.run(_come(int(sys.argv[1]), sys.argv[2]))

@@ -17,6 +17,7 @@ from supervisor.commands.drill_card import Expected, Seen, names_all, recovered
 from supervisor.commands.drill_customers import Customers
 from supervisor.commands.drill_shadow import Shadow
 
+COME_S = 10.0  # for the first of them to be answered
 CALM_S = 1.0  # of customers before the fault: they come and are answered
 AFTER_S = 0.5  # and after it is over
 LOOP_LIMIT_S = 60.0  # a crash loop is told after six crashes, whose waits add up to some 10 s
@@ -41,7 +42,8 @@ class Fault:
 def play(fault: Fault, shadow: Shadow, path: str) -> Seen:
     """Have customers ask for `path`, bring the fault about, and wait until all that is expected was seen, or its time is over."""
     expected = fault.expected
-    with Customers(shadow.port, path) as customers:
+    with Customers(shadow.port, path, shadow.folder / "customers") as customers:
+        shadow.until(lambda: bool(customers.requests()), COME_S)
         time.sleep(CALM_S)
         began_wall = time.time()
         fault.inject(shadow, customers)
