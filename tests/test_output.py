@@ -441,7 +441,7 @@ def test_fifty_sigkills_of_the_pump_lose_double_and_cut_nothing(room: Room, time
 
     thread = threading.Thread(target=feed)
     thread.start()
-    subprocess.run([sys.executable, "-c", KILLED, str(room.log_dir), str(timestamps), "50", *pids], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", KILLED, str(room.log_dir), str(timestamps), "50", *pids], check=True, timeout=120)
     settings = OutputSettings(rotate_bytes=200_000, keep=10_000, timestamps=timestamps)
     for pid in pids:
         room.outputs.attach(InstanceId("store", int(pid)), os.open(f"/proc/{pid}/fd/1", os.O_RDONLY | os.O_CLOEXEC), settings)

@@ -25,6 +25,7 @@ from supervisor.mechanism.logtimes import written_wall
 
 BLOCK_BYTES = 64 * 1024
 POLL_S = 0.1  # how often a follower looks for more
+ROTATIONS_LIMIT = 20  # tries to see the files in their order while they are rotated: each takes a fraction of a millisecond
 UNDATED_LIMIT = 1000  # lines at a file's begin in which a time is looked for
 
 
@@ -197,7 +198,29 @@ def _newer(path: Path, file: BufferedIOBase | None) -> list[BufferedIOBase]:
 
 
 def _open_all(path: Path) -> list[BufferedIOBase]:
-    """All files of a program, newest first, each once. A rotation beside us only moves files to numbers that we come to later."""
+    """All files of a program, newest first, each once. Where one was rotated beside us they are opened anew: two rotations would let a
+    newer one stand behind an older one."""
+    files = _open_numbered(path)
+    for _ in range(ROTATIONS_LIMIT):
+        if not _rotated_since(path, files):
+            break
+        for file in files:
+            file.close()
+        files = _open_numbered(path)
+    return files
+
+
+def _rotated_since(path: Path, files: list[BufferedIOBase]) -> bool:
+    """Whether the file written now is another than the newest of these."""
+    try:
+        now = os.stat(path)
+    except FileNotFoundError:  # in the middle of a rotation, or removed
+        return False
+    return not files or _identity(files[0]) != (now.st_dev, now.st_ino)
+
+
+def _open_numbered(path: Path) -> list[BufferedIOBase]:
+    """The files as their numbers say now, each once. A rotation beside us only moves files to numbers that we come to later."""
     opened: dict[tuple[int, int], BufferedIOBase] = {}
     numbers = range(1, max(rotated(path), default=0) + 2) if path.parent.exists() else ()  # a gap may be filled by now
     others = (path.with_name(f"{path.name}.{number}{suffix}") for number in numbers for suffix in ("", ".gz"))
