@@ -5,16 +5,42 @@ from __future__ import annotations
 import json
 import socket
 import stat
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from bench.verdicts import CORPUS, read
+from supervisor.commands.replay import replay as command
+from supervisor.control.client import Refusal
 from supervisor.mechanism.tape import BEFORE_S, CALM_S, PART_S, Ended, Taken, Tape
-from supervisor.model import Fleet, HangSettings, InstanceId, Kind, Verdict
+from supervisor.model import (
+    Act,
+    Answered,
+    Applied,
+    Candidate,
+    Fleet,
+    HangSettings,
+    InstanceId,
+    Kind,
+    LaunchSettings,
+    ProgramSettings,
+    ReliefSettings,
+    Retirement,
+    Spawn,
+    Spawned,
+    Verdict,
+    Woke,
+)
 from supervisor.policy.facts import Beaten, Fact, Opened, Ruled
-from supervisor.policy.replay import Recording, outcome, rules
+from supervisor.policy.fleet import step
+from supervisor.policy.replay import Recording, earlier, gained_s, outcome, rules
+from supervisor.policy.rerun import Deed, Happened, What, differences, rerun
 from supervisor.policy.samples import Finding, ProcessSample, ThreadSample, TreeSample
 from supervisor.policy.sight import Sight
+from supervisor.records import recordings
+from supervisor.records.recordings import Head, Kept
 from supervisor.records.recordings import read as read_recordings
 from tests.supervised import Supervised, free_port, python
 
@@ -134,7 +160,82 @@ def test_other_settings_are_tried_on_a_recording() -> None:
     assert (never.suspected, never.proven) == (before.suspected, None)
 
 
-def test_daemon_records_a_hang_and_replay_says_what_would_differ(tmp_path: Path) -> None:
+def test_a_proof_against_one_that_moved_later_is_seen_to_be_wrong() -> None:
+    taken = read(CORPUS / "sync-report.recording").recording
+    assert outcome(taken).proven is None
+    hasty = outcome(taken, replace(rules(taken), suspect_s=0.5, certain_s=3.0))
+    assert hasty.proven is not None
+    assert hasty.alive is not None
+    assert hasty.alive > hasty.proven
+
+
+def test_what_would_have_caught_it_earlier_is_tried() -> None:
+    taken = read(CORPUS / "gthread-spin-arithmetic.recording").recording
+    before = outcome(taken)
+    found = {each.words: gained_s(before, each.outcome) for each in earlier(taken)}
+    assert "certain = 5 s" in found
+    assert found["certain = 5 s"] > 2.0
+    assert not any("= 2 s" in words or "= 20 s" in words for words in found)
+
+
+def ready_fleet(settings: ProgramSettings, spawned: float) -> Fleet:
+    fleet, effects, _ = step(Fleet(), Applied((Candidate(settings, "", "/"),)), spawned)
+    (spawn,) = (effect for effect in effects if isinstance(effect, Spawn))
+    fleet, _, _ = step(fleet, Spawned(spawn.id, 7, 1), spawned)
+    return step(fleet, Answered(spawn.id, "it answers"), spawned)[0]
+
+
+def rerun_of(taken: Recording, settings: ProgramSettings) -> dict[tuple[What, str], float]:
+    fleet, nothing = ready_fleet(settings, taken.facts[0].at), Happened(taken.facts[-1].at, Woke(), ())
+    return {(deed.what, deed.who): deed.at for deed in rerun(fleet, (nothing,), ((STORE, taken),), settings)}
+
+
+def test_rules_are_run_again_with_other_settings() -> None:
+    """A relief half a second earlier; without patience a kill, and none where there is only telling."""
+    taken = read(CORPUS / "gthread-spin-arithmetic.recording").recording
+    settings = ProgramSettings(
+        name="store", launch=LaunchSettings(command=("serve",)), relief=ReliefSettings(extra=1, retire=Retirement.WATCH)
+    )
+    usual = rerun_of(taken, settings)
+    quick = rerun_of(taken, replace(settings, hang=HangSettings(suspect_s=0.5, certain_s=2.0)))
+    telling = rerun_of(taken, replace(settings, hang=HangSettings(suspect_s=0.5, certain_s=2.0, act=Act.TELL)))
+    relief = (What.STARTED, "store:2")
+    assert 0.2 < usual[relief] - quick[relief] < 1.0
+    assert (What.KILLED, "store:1") not in usual
+    assert (What.KILLED, "store:1") in quick
+    assert (What.KILLED, "store:1") not in telling
+
+
+def test_differences_after_the_first_are_guesses() -> None:
+    was = (Deed(1.0, What.SUSPECTED, "store:1"), Deed(2.0, What.KILLED, "store:1"), Deed(3.0, What.STARTED, "store:2"))
+    would = (Deed(1.1, What.SUSPECTED, "store:1"), Deed(3.5, What.STARTED, "store:2"))
+    found = differences(was, would)
+    assert [(each.what, each.was, each.would, each.guess) for each in found] == [
+        (What.KILLED, 2.0, None, False),
+        (What.STARTED, 3.0, 3.5, True),
+    ]
+
+
+def kept(number: int, wall: float) -> Kept:
+    head = Head(incident=1, program="a-shop", number=number, began=wall, ended="", fleet=Fleet(), wall_s=0.0, boot="", version="")
+    return Kept(head, Recording(0.0, (RULES,)))
+
+
+def test_recordings_on_disk_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "FILES_LIMIT", 3)
+    now = time.time()
+    for number in range(5):
+        recordings.write(str(tmp_path), kept(number, now + number), 3600.0)
+    assert [each.head.number for each in recordings.read(str(tmp_path), incident=1)] == [2, 3, 4]
+    assert list(recordings.read(str(tmp_path), incident=2)) == []
+    (tmp_path / "recordings" / f"1-a-shop-9-{int(now)}000.recording").write_bytes(b"{}\nof another version")
+    recordings.write(str(tmp_path), kept(5, now + 9000.0), 3600.0)
+    assert [each.head.number for each in recordings.read(str(tmp_path), since_wall=now + 3.5)] == [4, 5]
+    recordings.write(str(tmp_path), kept(6, now + 9001.0), -1000.0)
+    assert [each.head.number for each in recordings.read(str(tmp_path))] == [5, 6]
+
+
+def test_daemon_records_a_hang_and_replay_says_what_would_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = free_port()
     made = QUICK.format(command=python(HANGS), port=port, suspect="0.5s", certain="2s")
     with Supervised(tmp_path, made) as daemon:
@@ -149,9 +250,23 @@ def test_daemon_records_a_hang_and_replay_says_what_would_differ(tmp_path: Path)
         (kept,) = read_recordings(str(tmp_path / "state"))
         assert (str(kept.head.id), kept.head.ended) == ("shop:1", Ended.GONE)
         assert set(kept.head.fleet.programs) == {"shop"}
-        daemon.write(QUICK.format(command=python(HANGS), port=port, suspect="0.5s", certain="50s"))
-        said = json.loads(daemon.ask("replay", "--days", "1", "--json").stdout)
-        print(json.dumps(said, indent=1), daemon.ask("replay", "--days", "1").stdout)
-        (each,) = said["recordings"]
-        assert each["as_recorded"]["proven"] is not None
-        assert each["tried"]["proven"] is None
+        daemon.until("instance.ready", subject="shop:2")
+    assert command(str(daemon.config), 1, None, as_json=True) == 0
+    same = json.loads(capsys.readouterr().out)
+    assert (same["differences"], same["in_all"], same["unknown"]) == ([], [], [])
+    assert same["seen"][0]["as_recorded"] == same["seen"][0]["tried"]
+
+    daemon.write(QUICK.format(command=python(HANGS), port=port, suspect="0.5s", certain="50s"))
+    command(str(daemon.config), 1, None, as_json=False)
+    page = capsys.readouterr().out
+    assert "shop:1 would not have been killed" in page
+    assert page.index("a guess") < page.index("shop:2 would not have been started")
+    assert "1 kill less" in page
+    assert "nobody knows" in page
+
+    command(str(daemon.config), None, 1.0, as_json=True)
+    (program,) = json.loads(capsys.readouterr().out)["programs"]
+    found = {row["setting"]: row["hangs_found"] for row in program["settings"]}
+    assert (found["as recorded"], found["as configured"]) == (1, 0)
+    with pytest.raises(Refusal, match="there is no recording of incident 7"):
+        command(str(daemon.config), 7, None, as_json=False)

@@ -18,6 +18,7 @@ from supervisor.policy.values import replace
 
 JUDGE_S = 0.25  # between two verdicts: how often the watcher tells of a suspect
 SLACK_S = 0.02
+SEEN_S = 0.1  # a difference less than this is none: looks come ten times a second
 PROOF = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
 ALIVE_S = 0.2  # moved so long after a proof: it lives. Ages have a resolution of some milliseconds
 
@@ -83,6 +84,46 @@ def outcome(recording: Recording, hang: HangSettings | None = None) -> Outcome:
         if found.proven is None and isinstance(fact, TreeSample):
             found = _add(found, sight.judge(fact.at), fact.at)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """Other settings on a recording. `words`: what is other, as one writes it in a configuration."""
+
+    words: str
+    hang: HangSettings
+    outcome: Outcome
+
+
+def tried(recording: Recording) -> tuple[Tried, ...]:
+    """One setting at a time at half and at twice what it was: what would have caught it earlier, and what would have been wrong."""
+    hang = rules(recording)
+    return tuple(Tried(words, other, outcome(recording, other)) for words, other in variants(hang))
+
+
+def earlier(recording: Recording) -> tuple[Tried, ...]:
+    """What would have found it earlier: those of `tried` with an earlier suspicion or proof; a proof that is `alive` was none."""
+    before = outcome(recording)
+    return tuple(each for each in tried(recording) if gained_s(before, each.outcome) >= SEEN_S)
+
+
+def gained_s(before: Outcome, after: Outcome) -> float:
+    """By how much its first suspicion or its proof came earlier, the greater of both; inf where there was none before."""
+    pairs = ((before.suspected, after.suspected), (before.proven, after.proven))
+    return max((math.inf if old is None else old - new for old, new in pairs if new is not None), default=-math.inf)
+
+
+def variants(hang: HangSettings) -> tuple[tuple[str, HangSettings], ...]:
+    """Each limit by itself at half and at twice, as far as they go together (`certain` is never above `blocked`)."""
+    found = []
+    for times in (0.5, 2.0):
+        found.append((f"suspect = {hang.suspect_s * times:g} s", replace(hang, suspect_s=hang.suspect_s * times)))
+        certain_s = hang.certain_s * times
+        if certain_s > hang.suspect_s and (hang.blocked_s is None or certain_s <= hang.blocked_s):
+            found.append((f"certain = {certain_s:g} s", replace(hang, certain_s=certain_s)))
+        if hang.blocked_s is not None and hang.blocked_s * times >= hang.certain_s:
+            found.append((f"blocked = {hang.blocked_s * times:g} s", replace(hang, blocked_s=hang.blocked_s * times)))
+    return tuple(found)
 
 
 def ruled(facts: Iterable[Fact], hang: HangSettings) -> Iterator[Fact]:

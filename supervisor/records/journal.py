@@ -38,6 +38,7 @@ RETRY_S = 1.0  # between tries while the disk takes nothing
 BUSY_S = 5.0  # that somebody's reading transaction, or a backup, may hold the file
 SEQ_LIMIT = 1_000_000  # newest lines and events kept: some 300 MB at most, also where `keep` is off
 WAL_BYTES = 4 * 1024 * 1024  # that the write-ahead log is cut back to after a burst
+EVENTS_LIMIT = 100_000  # that one replay reads: hours of a busy fleet
 TRIM_EVERY_S = 3600.0
 NOWHERE = -1  # the inode of a file that could not be opened: no file has it, so the next write opens it
 
@@ -434,6 +435,18 @@ def read_events(state_dir: str, after: int = 0, limit: int = 100) -> list[Happen
     raises  JournalError, msgspec.DecodeError for a row of another version of Reviver
     """
     rows = _read(state_dir, "events", "seq, wall, mono, boot, type, event, effects", after, limit, None)
+    return [
+        Happening(seq, wall, mono, boot, _decoded(kind, event), _decoded_effects(effects))
+        for seq, wall, mono, boot, kind, event, effects in rows
+    ]
+
+
+def read_events_between(state_dir: str, boot: str, since: float, until: float) -> list[Happening]:
+    """The events of a boot after `since` and not after `until`, monotonic; at most EVENTS_LIMIT, the oldest. Raises as `read_events`."""
+    query = """SELECT seq, wall, mono, boot, type, event, effects FROM events
+      WHERE boot = ? AND mono > ? AND mono <= ? ORDER BY seq LIMIT ?"""
+    with reading(state_dir) as base:
+        rows = base.execute(query, (boot, since, until, EVENTS_LIMIT)).fetchall()
     return [
         Happening(seq, wall, mono, boot, _decoded(kind, event), _decoded_effects(effects))
         for seq, wall, mono, boot, kind, event, effects in rows
