@@ -379,16 +379,27 @@ def doctor(config: str | None, as_json: bool) -> int:
 @reviver.command(short_help="A fault on purpose, in a shadow, and a score card.")
 @CONFIG
 @JSON
-@click.argument("fault", metavar="FAULT", type=click.Choice(["hang", "crash", "crash-loop", "bad-release", "slow-boot", "leak"]))
-def drill(config: str | None, as_json: bool, fault: str) -> int:
+@click.option("--tell", is_flag=True, help="Your channels hear of it too, in messages marked DRILL.")
+@click.argument(
+    "fault", metavar="FAULT", type=click.Choice(["hang", "crash", "crash-loop", "bad-release", "slow-boot", "leak", "may3"])
+)
+@click.argument("name", required=False, default="", shell_complete=_complete)
+def drill(config: str | None, as_json: bool, tell: bool, fault: str, name: str) -> int:
     """Practise: hang, crash, crash-loop, bad-release, slow-boot or leak, in a shadow of the bundled store, under load.
+
+    With NAME in a shadow of a program that is marked `drill = true`: hang, crash or crash-loop.
+    may3 is a whole morning in some 90 s: a release with an endless loop, found, told, taken back, mended; a transcript in Markdown.
 
     The shadow is a Reviver of its own; the one that you run, and its programs, are not touched. It measures how soon the fault was found,
     its cause named, people told, all well again, and what customers noticed; exits 1 when something was not as it should be.
     """
-    from supervisor.commands.drill import drill
+    from supervisor.commands.drill import drill, may3
 
-    return drill(config, fault, as_json)
+    if fault != "may3":
+        return drill(config, fault, name, tell, as_json)
+    if name or tell or as_json:
+        raise click.UsageError("may3 is played by the bundled store alone, and has one form")
+    return may3(config)
 
 
 @reviver.group()

@@ -186,6 +186,7 @@ SORRY: Mapping[str, Key | Section] = {
 PROGRAM: Mapping[str, Key | Section] = {
     **LAUNCH,
     "runbook": Key(readers.line),
+    "drill": Key(readers.boolean),
     "instances": Key(readers.number(1, INSTANCES_LIMIT)),
     "start": Key(readers.choice({"auto": False, "manual": True}), "manual"),
     "after": Key(readers.several(readers.program_name)),
@@ -438,6 +439,19 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         alerts=AlertSettings(**alerts),
         unused=tuple(unused),
     )
+
+
+def written(path: Path, name: str) -> tuple[dict[str, Any], str]:
+    """A program's table as the operator wrote it, and the folder of the file that it stands in; of a configuration that was loaded."""
+    main = _document(path, [], [])
+    if main is not None:
+        raw, document = main
+        reviver = document.section(raw.get("reviver", {}), REVIVER, "reviver")
+        for found, where in [(raw, document), *_included(document, reviver.pop("include", ()), path)]:
+            table = found.get("program", {}).get(name)
+            if table is not None:
+                return dict(table), where.folder
+    raise KeyError(name)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ ping = ""
 [program.store]
 command = ["gunicorn", "store.wsgi", "--workers", "4"]
 runbook = ""
+drill = false
 directory = "."
 env = {}
 env_file = []
@@ -218,6 +219,7 @@ command = "db --port 5432"
 [program.store]
 command = "uvicorn store:app --fd {fd} --x '{other} {fd:2}'"
 runbook = "https://wiki/store"
+drill = true
 directory = "current"
 env = { B = "2", A = "1" }
 user = "www-data"
@@ -282,6 +284,7 @@ def test_every_key_is_read_into_its_place(write: Write) -> None:
             preflight=(("python", "-m", "compileall"), ("make", "check")),
         ),
         runbook="https://wiki/store",
+        drill=True,
         instances=3,
         manual=True,
         after=("db",),

@@ -8,16 +8,22 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supervisor.commands import drill_store
+from supervisor import config
+from supervisor.alerts.message import Message
+from supervisor.commands import drill_program, drill_store
 from supervisor.commands.drill_card import Expected, Seen, noticed, recovered, rows
 from supervisor.commands.drill_customers import Outcome, Request, judged, longest_gap_s
-from supervisor.commands.drill_shadow import Page, marked
+from supervisor.commands.drill_shadow import Page, Shadow, marked, toml
+from supervisor.commands.drill_voices import Voices, voices
+from supervisor.control.client import Refusal
+from supervisor.model import DaemonSettings, EscalationStep, Settings, Severity
 
 EXPECTED = Expected(("instance.failed",), ("SIGABRT",), failing=1)
 
@@ -100,14 +106,97 @@ def test_each_release_is_python_and_only_one_coupon_loops(release: drill_store.R
     assert "supervisor.demo" not in text.split('"""', 2)[2]
 
 
+@pytest.mark.parametrize("value", [True, 3, 0.5, 'a\tb"\\', "\x7fé😀", ["a", ["b"]], {"a b": {"c": "d"}}])
+def test_values_are_written_as_toml_reads_them(value: object) -> None:
+    assert tomllib.loads(f"key = {toml(value)}") == {"key": value}
+
+
+STAGING = """
+[program.shop]
+command = ["gunicorn", "shop:app"]
+directory = "current"
+sockets = ["0.0.0.0:8000", "unix:/run/shop.sock"]
+env_file = [".env"]
+after = ["db"]
+health = { http = "/up" }
+drill = true
+"""
+OTHERS = '[program.db]\ncommand = "db"\n'
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "current").symlink_to("releases")
+    (tmp_path / ".env").write_text("A=1\n")
+    (tmp_path / "config.toml").write_text(f'[reviver]\ninclude = ["more.toml"]\n{OTHERS}')
+    (tmp_path / "more.toml").write_text(STAGING)
+    return tmp_path
+
+
+def test_marked_program_gets_ports_of_its_own_and_never_the_link(staging: Path) -> None:
+    settings = config.load(staging / "config.toml")
+    written = tomllib.loads(drill_program.tables(settings, drill_program.chosen(settings, "shop"), 4711))["program"]["DRILL-shop"]
+    first, second = written.pop("sockets")
+    assert first == "127.0.0.1:4711"
+    assert second.startswith("127.0.0.1:")
+    assert written == {
+        "command": ["gunicorn", "shop:app"],
+        "directory": str(staging / "releases"),
+        "env_file": [str(staging / ".env")],
+        "health": {"http": "/up"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "said"),
+    [
+        ("nix", "", "", "there is no program nix"),
+        ("db", "", "", "db is not marked for drills"),
+        ("shop", "drill = true", "drill = false", "shop is not marked for drills"),
+        ("shop", '{ http = "/up" }', '{ http = "http://127.0.0.1:8000/up" }', "a path in health.http"),
+        ("shop", '{ http = "/up" }', '{ http = "/up", command = "curl 127.0.0.1:8000" }', "would ask the one that you run"),
+    ],
+)
+def test_program_is_not_drilled_unless_marked_and_able_to(staging: Path, name: str, before: str, after: str, said: str) -> None:
+    (staging / "more.toml").write_text(STAGING.replace(before, after))
+    with pytest.raises(Refusal, match=re.escape(said)):
+        drill_program.chosen(config.load(staging / "config.toml"), name)
+
+
+def test_told_are_the_steps_that_take_the_program_and_each_has_a_file(tmp_path: Path) -> None:
+    daemon = DaemonSettings(runtime_dir="", state_dir="", log_dir="")
+    steps = (
+        EscalationStep(notify=("webhook:https://a", "journal:"), after_s=90.0, repeat_s=600.0, when=Severity.CRITICAL),
+        EscalationStep(notify=("webhook:https://b",), programs=("shop",)),
+    )
+    heard, written = voices(Settings(path="", daemon=daemon, escalation=steps), "", tmp_path)
+    assert heard.targets == ["webhook:https://a", "journal:"]
+    (step,) = tomllib.loads(written)["escalation"]
+    assert step["notify"] == [f"command:/bin/sh {tmp_path}/pager {tmp_path}/voice{number}" for number in (0, 1)]
+    assert (step["after"], step["repeat"], step["when"]) == ("90000ms", "600000ms", "critical")
+
+
+def test_told_messages_say_drill_have_no_commands_and_come_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = Message("id", 1, "DRILL-store", "hang", 0, "warning", "it hangs", "host", "", ("reviver ack 1",), "")
+    (tmp_path / "voice0.1.page").write_text(f"100.0\n{json.dumps(asdict(message))}\n")
+    with subprocess.Popen(["true"]) as process:
+        shadow = Shadow(tmp_path, "DRILL-store", 1, process)
+    heard = Voices([f"command:/bin/sh -c 'cat >> {tmp_path}/got'"])
+    heard.forward(shadow)
+    heard.forward(shadow)
+    (got,) = (tmp_path / "got").read_text().splitlines()
+    assert json.loads(got)["text"] == "DRILL: it hangs"
+    assert json.loads(got)["commands"] == []
+
+
 def test_drill_of_a_crash_is_found_told_healed_kept_and_leaves_nothing(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
+    file = tmp_path / "config.toml"
     (tmp_path / "state").mkdir()
-    config.write_text(f'[reviver]\nstate_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\nlog_dir = "{tmp_path}/log"\n')
-    (tmp_path / "tmp").mkdir()
+    file.write_text(f'[reviver]\nstate_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\nlog_dir = "{tmp_path}/log"\n')
     short = tempfile.mkdtemp(prefix="rvt-")  # a unix socket's path is short
     done = subprocess.run(
-        [sys.executable, "-c", "import cli; cli.main()", "drill", "crash", "--json", "--config", str(config)],
+        [sys.executable, "-c", "import cli; cli.main()", "drill", "crash", "--json", "--config", str(file)],
         env=os.environ | {"TMPDIR": short},
         capture_output=True,
         text=True,

@@ -1,7 +1,7 @@
 """`reviver drill`: a fault on purpose, in a shadow, with the clock running, and a score card.
 
-The shadow is a Reviver of its own (`drill_shadow`) with the bundled store, on a port of its own, with customers of its own. What the
-operator runs is not touched.
+The shadow is a Reviver of its own (`drill_shadow`) with the bundled store, or with a program that is marked for drills (`drill_program`),
+on a port of its own, with customers of its own. What the operator runs is not touched.
 """
 
 from __future__ import annotations
@@ -9,47 +9,105 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from supervisor.commands import drill_store
+from supervisor.commands import drill_may3, drill_program, drill_store
 from supervisor.commands.configuration import load
 from supervisor.commands.drill_card import Row, Seen, rows
-from supervisor.commands.drill_faults import FAULTS, play
+from supervisor.commands.drill_customers import Customers
+from supervisor.commands.drill_faults import ANY, COME_S, FAULTS, Fault, play
 from supervisor.commands.drill_shadow import Line, folder, free_port, marked, running
-from supervisor.commands.screen import remark, say_json, table
-from supervisor.control.client import find_config
+from supervisor.commands.drill_voices import Voices, voices
+from supervisor.commands.screen import remark, say, say_json, table
+from supervisor.control.client import Refusal, find_config
+from supervisor.control.messages import REFUSED
 
 HEAD = ("RESULT", "WHAT", "GOOD IS", "MEASURED")
 FOLDER = "drills"  # in state_dir
 
 
-def drill(config: str | None, fault: str, as_json: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A drill that can begin. `tables` are the shadow's configuration, `path` is what its customers ask for."""
+
+    program: str
+    fault: Fault
+    tables: str
+    path: str = "/"
+
+
+def drill(config: str | None, fault: str, name: str, tell: bool, as_json: bool) -> int:
     """Play one fault and print the card; 1 when something was not as it should be.
 
+    name    a program that is marked for drills; "" is the bundled store
+    tell    the operator's channels hear of it
     raises  Refusal
     """
-    chosen, port, program = FAULTS[fault], free_port(), marked(drill_store.NAME)
+    port = free_port()
     with folder() as where:
-        tables = drill_store.tables(where, port, chosen.first) + channel(where)
-        with running(where, program, port, tables) as shadow:
-            remark(f"drill: {chosen.what}, in a shadow of the bundled store on 127.0.0.1:{port}; what you run is not touched")
-            seen = play(chosen, shadow, "/")
+        prepared = _program(config, fault, name, port) if name else _store(fault, port, where)
+        heard, steps = voices(load(config), name, where) if tell else (Voices(), "")
+        what = f"{prepared.fault.what}, in a shadow of {name or 'the bundled store'} on 127.0.0.1:{port}"
+        with running(where, prepared.program, port, prepared.tables + channel(where) + steps) as shadow:
+            remark(f"drill: {what}; what you run is not touched")
+            seen = play(prepared.fault, shadow, prepared.path, heard.forward)
         incidents = shadow.incidents()
-    card = rows(chosen.expected, seen)
+    card = rows(prepared.fault.expected, seen)
     kept = keep(config, fault, seen, card, incidents)
     if as_json:
-        say_json({"drill": fault, "program": program, "rows": [asdict(row) for row in card], "kept": kept})
+        say_json({"drill": fault, "program": prepared.program, "rows": [asdict(row) for row in card], "kept": kept})
     else:
         table(HEAD, [("ok" if row.well else "missing", row.what, row.good, row.measured) for row in card], state=0)
-    remark(f"kept, marked as a drill: {kept}" if kept else "not kept: there is no configuration whose state_dir can be written")
+    _say_where(kept)
     return 0 if all(row.well for row in card) else 1
 
 
+def may3(config: str | None) -> int:
+    """Play the whole morning and print its transcript; 1 when something was not as it should be.
+
+    raises  Refusal
+    """
+    port, program = free_port(), marked(drill_store.NAME)
+    with folder() as where:
+        with (
+            running(where, program, port, drill_may3.tables(where, port) + channel(where)) as shadow,
+            Customers(port, "/", where / "customers") as customers,
+        ):
+            shadow.until(lambda: bool(customers.requests()), COME_S)
+            began_wall = time.time()
+            scenes = list(drill_may3.Morning(shadow, customers).play())
+            story, pages = shadow.story(began_wall), shadow.pages(began_wall)
+        seen = Seen(began_wall, story, pages, customers.requests())
+        incidents = shadow.incidents()
+    say(drill_may3.transcript(scenes, seen, len(incidents), where))
+    card = [Row(scene.at, scene.now, scene.then, scene.well) for scene in scenes]
+    _say_where(keep(config, "may3", seen, card, incidents))
+    return 0 if all(scene.well for scene in scenes) else 1
+
+
+def _store(fault: str, port: int, where: Path) -> Prepared:
+    chosen = FAULTS[fault]
+    return Prepared(marked(drill_store.NAME), chosen, drill_store.tables(where, port, chosen.first))
+
+
+def _program(config: str | None, fault: str, name: str, port: int) -> Prepared:
+    """Held to the same; only that its recovery is proven by its own `restart.healthy`, and a crash loop tries at its own pace."""
+    if fault not in ANY:
+        raise Refusal(REFUSED, f"{fault} is for the bundled store alone; {name} can have {', '.join(ANY)}")
+    settings = load(config)
+    program = drill_program.chosen(settings, name)
+    chosen, restart = ANY[fault], program.restart
+    expected = replace(chosen.expected, over_s=chosen.expected.over_s + restart.healthy_s + restart.limit_s)
+    tables = drill_program.tables(settings, program, port)
+    return Prepared(marked(name), replace(chosen, expected=expected), tables, program.health.http)
+
+
 def channel(where: Path) -> str:
-    """The only channel of a shadow: it notes when it got what."""
+    """The shadow's own channel: it notes when it got what."""
     return f'[[escalation]]\nnotify = ["command:/bin/sh {where}/pager {where}/message"]\n'
 
 
@@ -74,3 +132,7 @@ def keep(config: str | None, fault: str, seen: Seen, card: Sequence[Row], incide
         file.write_text(json.dumps(record, indent=1) + "\n")
         return str(file)
     return ""
+
+
+def _say_where(kept: str) -> None:
+    remark(f"kept, marked as a drill: {kept}" if kept else "not kept: there is no configuration whose state_dir can be written")

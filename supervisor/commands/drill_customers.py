@@ -159,6 +159,18 @@ def judged(answer: bytes) -> Outcome:
     return Outcome.ERROR if status >= b"500" else Outcome.OK
 
 
+def answered(port: int, path: str, limit_s: float) -> bool:
+    """Whether a GET is answered well within `limit_s` seconds."""
+
+    async def within() -> Outcome:
+        async with asyncio.timeout(limit_s):
+            return await ask(port, path)
+
+    with contextlib.suppress(TimeoutError):
+        return asyncio.run(within()) is Outcome.OK
+    return False
+
+
 def longest_gap_s(requests: Iterable[Request]) -> float:
     """The longest time in which no customer got an answer, between the first that ended and the last."""
     ends = sorted(each.began_wall + each.took_s for each in requests if each.outcome is Outcome.OK)

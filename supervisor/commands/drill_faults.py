@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil
+
 from supervisor.commands import drill_store
 from supervisor.commands.drill_card import Expected, Seen, names_all, recovered
 from supervisor.commands.drill_customers import Customers
@@ -20,6 +22,7 @@ from supervisor.commands.drill_shadow import Shadow
 COME_S = 10.0  # for the first of them to be answered
 CALM_S = 1.0  # of customers before the fault: they come and are answered
 AFTER_S = 0.5  # and after it is over
+STOP_LIMIT_S = 20.0  # for a stopped program to be suspected
 LOOP_LIMIT_S = 60.0  # a crash loop is told after six crashes, whose waits add up to some 10 s
 
 
@@ -39,8 +42,11 @@ class Fault:
     first: drill_store.Release = drill_store.BEFORE
 
 
-def play(fault: Fault, shadow: Shadow, path: str) -> Seen:
-    """Have customers ask for `path`, bring the fault about, and wait until all that is expected was seen, or its time is over."""
+def play(fault: Fault, shadow: Shadow, path: str, heed: Callable[[Shadow], None]) -> Seen:
+    """Have customers ask for `path`, bring the fault about, and wait until all that is expected was seen, or its time is over.
+
+    heed  is called again and again meanwhile
+    """
     expected = fault.expected
     with Customers(shadow.port, path, shadow.folder / "customers") as customers:
         shadow.until(lambda: bool(customers.requests()), COME_S)
@@ -52,6 +58,7 @@ def play(fault: Fault, shadow: Shadow, path: str) -> Seen:
             return Seen(began_wall, shadow.story(began_wall), shadow.pages(began_wall), customers.requests())
 
         def done() -> bool:
+            heed(shadow)
             now = seen()
             if now.first(*expected.found) is None:
                 return False
@@ -59,11 +66,30 @@ def play(fault: Fault, shadow: Shadow, path: str) -> Seen:
 
         shadow.until(done, expected.over_s)
         time.sleep(AFTER_S)
+        heed(shadow)
     return seen()
 
 
 def _loop(shadow: Shadow, customers: Customers) -> None:
     customers.one_asks("/checkout?coupon=LOOP")
+
+
+def _stop(shadow: Shadow, customers: Customers) -> None:
+    """SIGSTOP for a whole tree, again after each SIGCONT, until it is suspected: the hang that any program can have."""
+    began_wall, pids = time.time(), [pid for instance in shadow.instances() for pid in _tree(instance["pid"])]
+
+    def suspected() -> bool:
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+        return shadow.told("instance.suspected", began_wall) is not None
+
+    shadow.until(suspected, STOP_LIMIT_S)
+
+
+def _tree(pid: int) -> list[int]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return []
 
 
 def _leak(shadow: Shadow, customers: Customers) -> None:
@@ -147,4 +173,13 @@ FAULTS: dict[str, Fault] = {
         _leak,
         Expected(("instance.leaking",), found_s=20.0, served=False, told=False, over_s=30.0),
     ),
+}
+
+# What can be done to any program.
+ANY: dict[str, Fault] = {
+    "hang": Fault(
+        "a program that is stopped in its tracks", _stop, Expected(("instance.suspected",), ("stopped",), 10.0, failing=None)
+    ),
+    "crash": FAULTS["crash"],
+    "crash-loop": FAULTS["crash-loop"],
 }

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -90,14 +90,16 @@ class Shadow:
 
     def pages(self, since_wall: float = 0.0) -> list[Page]:
         """The messages that were handed over since then, in order."""
+        found = [*self.handed("message"), *(replace(page, public=True) for page in self.handed("public"))]
+        return sorted((page for page in found if page.wall >= since_wall), key=lambda page: page.wall)
+
+    def handed(self, channel: str) -> list[Page]:
+        """What one channel was given."""
         found = []
-        for path in self.folder.glob("message.*.page"):
+        for path in self.folder.glob(f"{channel}.*.page"):
             wall, _, body = path.read_text().partition("\n")
             found.append(Page(float(wall), json.loads(body)))
-        for path in self.folder.glob("public.*.page"):
-            wall, _, body = path.read_text().partition("\n")
-            found.append(Page(float(wall), json.loads(body), public=True))
-        return sorted((page for page in found if page.wall >= since_wall), key=lambda page: page.wall)
+        return found
 
     def until(self, so: Callable[[], bool], limit_s: float) -> bool:
         """Wait until something is so; False when it is not within `limit_s`. Raises Refusal when the shadow has ended."""
@@ -152,10 +154,12 @@ def running(where: Path, program: str, port: int, tables: str) -> Iterator[Shado
     program  the marked name of the program in `tables`
     raises   Refusal when it cannot be started
     """
+    where.chmod(0o711)  # a program that runs as another user must reach the notification socket, and nothing else
     for name in ("run", "state", "log"):
-        (where / name).mkdir()
+        (where / name).mkdir(mode=0o711 if name == "run" else 0o700)
     (where / "pager").write_text(PAGER)
     folders = "".join(f"{key} = {toml(str(where / name))}\n" for key, name in _FOLDERS)
+    (where / "config.toml").touch(mode=0o600)  # with the variables of a program
     (where / "config.toml").write_text(f"[reviver]\n{folders}\n{tables}")
     with (where / "story").open("wb") as story, _signals_end_it():
         process = subprocess.Popen(

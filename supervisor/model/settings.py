@@ -126,6 +126,7 @@ class ProgramSettings:
     name: str
     launch: LaunchSettings
     runbook: str = ""
+    drill: bool = False  # `reviver drill` may start another one of it, with faults
     instances: int = 1
     manual: bool = False  # start = "manual"
     after: tuple[str, ...] = ()
