@@ -1,4 +1,4 @@
-"""`reviver postmortem`: the record of an incident as a document for people, from the journal and the evidence beside it."""
+"""`reviver postmortem`: the record of an incident as a document for people, from the journal, the evidence and the recordings."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from supervisor.commands.screen import remark, say
 from supervisor.control.client import Refusal
 from supervisor.control.messages import REFUSED
 from supervisor.mechanism.evidence import FILE_BYTES, FOLDER
+from supervisor.records import recordings
 from supervisor.records.paper import markdown
 from supervisor.records.paper_html import html
 from supervisor.records.postmortem import Found, evidence, write
@@ -24,8 +25,10 @@ def postmortem(config: str | None, number: int, target: str | None) -> int:
     """Print Markdown, or write an HTML file that is not there yet."""
     record = find(config, number)
     record["acknowledgements"] = [{**each, "by": who(each["by"])} for each in record["acknowledgements"]]
-    texts, problems = _evidence(Path(load(config).daemon.state_dir, FOLDER), record)
-    document = write(Found(record, tuple(evidence(texts)), tuple(problems)))
+    state_dir = load(config).daemon.state_dir
+    texts, problems = _evidence(Path(state_dir, FOLDER), record)
+    recorded = tuple(recordings.read(state_dir, incident=number))
+    document = write(Found(record, tuple(evidence(texts)), tuple(problems), recorded))
     if target is None:
         say(markdown(document)[:-1])
         return 0

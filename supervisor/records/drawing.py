@@ -1,7 +1,4 @@
-"""Which instance was in which state when, from the story of an incident, and the drawing of it as SVG. Pure.
-
-The story is what there is: the samples that verdicts were made of are not kept, so latency, queue and processor are not drawn.
-"""
+"""Which instance was in which state when, from the story of an incident, and the drawing of it as SVG. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +25,8 @@ BECOMES = {  # an event of the story: the state that it begins; "" for its end
     "instance.failed": "",
     "instance.ended": "",
 }
-BEFORE = "before the record"  # the state of an instance that is older than its first line of the story
+BEFORE = "running"  # the state of an instance that is older than its first line of the story
+UNBORN = "cannot be started"  # so begins the line of one that never lived
 STATES = (BEFORE, "starting", "ready", "suspect", "retiring", "killing")
 ROWS_LIMIT = 30  # instances that are drawn: a crash loop may have hundreds, and a page has some fifty lines
 MARKS_LIMIT = 15
@@ -87,18 +85,21 @@ class Chart:
     left_out: int
 
 
-def chart(program: str, story: Iterable[dict[str, Any]], here: Callable[[str], datetime], end: datetime) -> Chart | None:
-    """The states of a program's instances until `end`; None where the story tells of none."""
+def chart(
+    program: str, story: Iterable[dict[str, Any]], here: Callable[[str], datetime], begin: datetime, end: datetime
+) -> Chart | None:
+    """The states of a program's instances, at least from `begin` to `end`; None where the story tells of none."""
     lines = [line for line in story if str(line["subject"]).partition(":")[0] == program]
     changes: dict[str, list[tuple[datetime, str, str]]] = {}
     for line in lines:
         name = _instance(program, line) if line["event"] in BECOMES else ""
         if name:
-            changes.setdefault(name, []).append((here(line["time"]), BECOMES[line["event"]], line["event"].partition(".")[2]))
+            how = UNBORN if line["text"].startswith(UNBORN) else line["event"].partition(".")[2]
+            changes.setdefault(name, []).append((here(line["time"]), BECOMES[line["event"]], how))
     if not changes:
         return None
-    begin = min(here(line["time"]) for line in lines)
-    end = max(end, begin + timedelta(seconds=1))
+    begin = min([begin, *(here(line["time"]) for line in lines)])
+    end = max([end, begin + timedelta(seconds=1), *(here(line["time"]) for line in lines)])
     names = sorted(changes, key=lambda name: (len(name), name))
     half = ROWS_LIMIT // 2
     shown = names if len(names) <= ROWS_LIMIT else names[:half] + names[-half:]
@@ -116,7 +117,7 @@ def _instance(program: str, line: dict[str, Any]) -> str:
 
 def _row(name: str, changes: list[tuple[datetime, str, str]], begin: datetime, end: datetime) -> Row:
     first, state, _ = changes[0]
-    bars = [Bar(BEFORE, begin, first)] if state != "starting" and first > begin else []
+    bars = [Bar(BEFORE, begin, first)] if state != "starting" and first > begin and changes[0][2] != UNBORN else []
     ends = [at for at, _, _ in changes[1:]] + [end]
     bars += [Bar(state, at, until) for (at, state, _), until in zip(changes, ends, strict=True) if state]
     return Row(name, tuple(bars), "" if changes[-1][1] else changes[-1][2])
@@ -159,26 +160,32 @@ def svg(chart: Chart) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{said}">{"".join(body)}</svg>'
 
 
-def _x(chart: Chart, at: datetime) -> float:
+def across(chart: Chart, at: datetime) -> float:
+    """Where an instant stands on the drawing, from the left."""
     share = (at - chart.begin) / (chart.end - chart.begin)
     return round(LEFT + min(max(share, 0.0), 1.0) * (WIDTH - LEFT - RIGHT), 1)
 
 
-def _axis(chart: Chart, height: int) -> Iterator[str]:
+def ticks(chart: Chart) -> Iterator[tuple[float, datetime]]:
+    """Round instants, at most TICKS and one, and where they stand."""
     span_s = (chart.end - chart.begin).total_seconds()
     step_s = next((step for step in STEPS_S if span_s / step <= TICKS), math.ceil(span_s / TICKS))
     midnight = chart.begin.replace(hour=0, minute=0, second=0, microsecond=0)
     at = midnight + timedelta(seconds=math.ceil((chart.begin - midnight).total_seconds() / step_s) * step_s)
     while at <= chart.end:
-        x = _x(chart, at)
+        yield across(chart, at), at
+        at += timedelta(seconds=step_s)
+
+
+def _axis(chart: Chart, height: int) -> Iterator[str]:
+    for x, at in ticks(chart):
         yield f'<line class="axis" x1="{x}" y1="{TOP - 6}" x2="{x}" y2="{height - 24}"/>'
         yield f'<text class="tick" x="{x}" y="{height - 8}">{at:%H:%M:%S}</text>'
-        at += timedelta(seconds=step_s)
 
 
 def _drawn_marks(chart: Chart, height: int) -> Iterator[str]:
     for number, mark in enumerate(chart.marks):
-        x, y = _x(chart, mark.at), 14 + number % LEVELS * 18
+        x, y = across(chart, mark.at), 14 + number % LEVELS * 18
         said = f"<title>{mark.at:%H:%M:%S} {escape(mark.text)}</title>"
         yield f'<g class="mark">{said}<line x1="{x}" y1="{y}" x2="{x}" y2="{height - 24}"/>'
         yield f'<circle cx="{x}" cy="{y}" r="8"/><text x="{x}" y="{y + 4}">{number + 1}</text></g>'
@@ -188,13 +195,13 @@ def _drawn_row(chart: Chart, row: Row, y: int) -> Iterator[str]:
     name = row.instance if len(row.instance) <= LABEL_LIMIT else f"{row.instance[:6]}...{row.instance[-8:]}"
     yield f'<text class="name" x="{LEFT - 8}" y="{y + 14}"><title>{escape(row.instance)}</title>{escape(name)}</text>'
     for bar in row.bars:
-        x, width = _x(chart, bar.begin), max(_x(chart, bar.end) - _x(chart, bar.begin), 1.0)
+        x, width = across(chart, bar.begin), max(across(chart, bar.end) - across(chart, bar.begin), 1.0)
         said = f"{bar.state} from {bar.begin:%H:%M:%S} for {spell((bar.end - bar.begin).total_seconds())}"
-        yield f'<g><title>{escape(row.instance)} {said}</title><rect class="bar-{bar.state.split(" ")[0]}" '
+        yield f'<g><title>{escape(row.instance)} {said}</title><rect class="bar-{bar.state}" '
         yield f'x="{x}" y="{y}" width="{width:.1f}" height="{BAR}"/>'
         if width > len(bar.state) * LETTER + 8:
             yield f'<text class="state" x="{x + 4}" y="{y + 13}">{bar.state}</text>'
         yield "</g>"
     if row.how and row.bars:
-        x = _x(chart, row.bars[-1].end)
+        x = across(chart, row.bars[-1].end)
         yield f'<text class="ended" x="{x + 3}" y="{y + 14}">&#x2715; {escape(row.how)}</text>'

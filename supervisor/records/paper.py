@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from supervisor.records.drawing import Chart, spans
 from supervisor.records.log import escaped
+from supervisor.records.plots import Panel, highs
 
 TEXT_LIMIT = 400  # characters of one text: five lines of a page
 _OBEYED = re.compile(
@@ -68,6 +69,7 @@ class Picture:
 
     caption: str
     chart: Chart
+    panels: tuple[Panel, ...] = ()
 
 
 Block = Text | Blank | Items | Table | Code | Picture
@@ -113,10 +115,10 @@ def _lines(block: Block) -> Iterator[str]:
             yield f"{fence}text"
             yield from lines
             yield fence
-        case Picture(caption, chart):
+        case Picture(caption, chart, panels):
             yield _said(caption)
             yield ""
-            yield from (f"- {_said(span)}" for span in spans(chart))
+            yield from (f"- {_said(said)}" for said in (*spans(chart), *highs(panels)))
 
 
 def _row(cells: Iterable[str]) -> str:

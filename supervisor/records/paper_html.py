@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from supervisor.records.drawing import STATES, Chart, svg
+from supervisor.records import drawing, plots
+from supervisor.records.drawing import STATES
 from supervisor.records.paper import Blank, Block, Code, Document, Items, Picture, Table, Text
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --pale: #57606a; --page: #fff; --edge: #d0d7de; --soft: #f6f8fa;
   --ask: #fff4d6; --askedge: #b08800;
-  --before: #d8dee4; --starting: #b6d4fb; --ready: #a5e0b0; --suspect: #ffcf7d; --retiring: #d9c6f2; --killing: #ff9d94; }
+  --running: #d8dee4; --starting: #b6d4fb; --ready: #a5e0b0; --suspect: #ffcf7d; --retiring: #d9c6f2; --killing: #ff9d94; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --pale: #9198a1; --page: #0d1117; --edge: #3d444d; --soft: #161b22;
   --ask: #332a0c; --askedge: #d4a72c;
-  --before: #30363d; --starting: #1f4b85; --ready: #1d6331; --suspect: #7d5500; --retiring: #553a80; --killing: #92251e; } }
+  --running: #30363d; --starting: #1f4b85; --ready: #1d6331; --suspect: #7d5500; --retiring: #553a80; --killing: #92251e; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
   max-width: 62rem; margin: 0 auto; padding: 1.5rem; overflow-wrap: anywhere; }
@@ -38,6 +39,8 @@ figure ol { font-size: .85rem; columns: 18rem; padding-left: 1.5rem; }
 svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 svg text { fill: var(--ink); }
 .axis { stroke: var(--edge); }
+.frame { fill: none; stroke: var(--edge); }
+polyline { stroke-width: 1.5; stroke-linejoin: round; }
 .tick { text-anchor: middle; }
 .name { text-anchor: end; }
 .state { font-size: 11px; }
@@ -47,6 +50,7 @@ svg text { fill: var(--ink); }
 .key { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 .9em; vertical-align: -.1em; border: 1px solid var(--edge); }
 @media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, .blank, tr { break-inside: avoid; } }
 """
+CURVES = ("#0969da", "#cf222e", "#1a7f37", "#9a6700", "#8250df", "#57606a")  # readable on white and on black
 FORBIDDEN = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -66,8 +70,9 @@ def html(document: Document) -> str:
 
 
 def _colours() -> str:
-    names = [state.split(" ")[0] for state in STATES]
-    return "".join(f".bar-{name} {{ fill: var(--{name}); background: var(--{name}); }}\n" for name in names)
+    bars = [f".bar-{name} {{ fill: var(--{name}); background: var(--{name}); }}" for name in STATES]
+    curves = [f".curve-{number} {{ fill: none; stroke: {colour}; background: {colour}; }}" for number, colour in enumerate(CURVES)]
+    return "\n".join((*bars, *curves))
 
 
 def _drawn(block: Block) -> Iterator[str]:
@@ -84,18 +89,24 @@ def _drawn(block: Block) -> Iterator[str]:
             yield "</tbody></table>"
         case Code(lines):
             yield f"<pre>{escape(chr(10).join(lines))}</pre>"
-        case Picture(caption, chart):
-            yield from _figure(caption, chart)
+        case Picture():
+            yield from _figure(block)
 
 
 def _cells(tag: str, cells: tuple[str, ...]) -> str:
     return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
 
 
-def _figure(caption: str, chart: Chart) -> Iterator[str]:
+def _figure(picture: Picture) -> Iterator[str]:
+    chart, panels = picture.chart, picture.panels
     seen = {bar.state for row in chart.rows for bar in row.bars}
-    yield f"<figure>{svg(chart)}<p>"
-    yield from (f'<span class="key bar-{state.split(" ")[0]}"></span>{state}' for state in STATES if state in seen)
+    yield f"<figure>{drawing.svg(chart)}<p>"
+    yield from (f'<span class="key bar-{state}"></span>{state}' for state in STATES if state in seen)
     yield f"</p><ol>{''.join(f'<li>{mark.at:%H:%M:%S} {escape(mark.text)}</li>' for mark in chart.marks)}</ol>"
+    if panels:
+        yield f"{plots.svg(panels, chart)}<p>"
+        names = dict.fromkeys(curve.instance for panel in panels for curve in panel.curves)
+        yield from (f'<span class="key curve-{number}"></span>{escape(name)}' for number, name in enumerate(names))
+        yield "</p>"
     more = f" {chart.left_out} more instances are left out." if chart.left_out else ""
-    yield f"<figcaption>{escape(caption)}{more}</figcaption></figure>"
+    yield f"<figcaption>{escape(picture.caption)}{more}</figcaption></figure>"

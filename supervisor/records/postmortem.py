@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import msgspec
 
 from supervisor.policy.words import spell
 from supervisor.records.drawing import Chart, chart, unready_s
+from supervisor.records.earlier import earlier
 from supervisor.records.paper import Blank, Block, Code, Document, Items, Picture, Section, Table, Text, plain
+from supervisor.records.plots import panels
+from supervisor.records.recordings import Kept
 
 TIMELINE_LIMIT = 150  # lines: three pages; the first and the last ones are kept
 OUTPUT_LIMIT = 12  # last lines of a program's output
 LINE_LIMIT = 200  # characters of a line of source or output
+REPLAYS_LIMIT = 5  # recordings that are replayed: each takes some tenths of a second
 EVIDENCE_LIMIT = 5  # instances whose evidence is shown: those of one incident died of the same cause
 SIGNS = (
     "instance.suspected",
@@ -40,7 +44,10 @@ DONE = {  # events of the story that are deeds: why they are worth a line of the
     "page.shown": "an apology shown to customers",
 }
 DEEDS_LIMIT = 30
+CALM_S = 20.0  # before the first bad sign that is drawn, to compare with
 SEEN_S = 0.05  # what is shorter is shown as 0.0 s
+SEEN = ", and what was seen of those that were in trouble"
+UNRECORDED = "Latency, queue and processor are not drawn: no recording of what was seen is left."
 ALWAYS = "an instance was ready all the time"
 MINUS, UNBROKEN = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
@@ -81,17 +88,22 @@ class Found:
     record    as `records.incidents.read_incident` gives it
     evidence  of its instances, oldest first
     problems  why some could not be read, a sentence each
+    recorded  what was seen of its instances around a bad verdict, oldest first
     zone      in which times are shown; None: the one of this host
     """
 
     record: dict[str, Any]
     evidence: tuple[Evidence, ...] = ()
     problems: tuple[str, ...] = ()
+    recorded: tuple[Kept, ...] = ()
     zone: tzinfo | None = None
     now: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     def here(self, at: str) -> datetime:
         return datetime.fromisoformat(at).astimezone(self.zone)
+
+    def at_wall(self, wall: float) -> datetime:
+        return datetime.fromtimestamp(wall, UTC).astimezone(self.zone)
 
     @property
     def program(self) -> str:
@@ -116,7 +128,7 @@ class Found:
     @property
     def chart(self) -> Chart | None:
         end = self.over or self.now.astimezone(self.zone)
-        return chart(self.record["program"], self.record["story"], self.here, end)
+        return chart(self.record["program"], self.record["story"], self.here, self.began - timedelta(seconds=CALM_S), end)
 
     def after(self, *events: str) -> dict[str, Any] | None:
         """The first of these events since the first bad sign."""
@@ -140,7 +152,7 @@ def write(found: Found) -> Document:
             Section("Root cause", tuple(_cause(found))),
             Section("Resolution", tuple(_resolution(found))),
             Section("What worked, and what did not", tuple(_worked(found))),
-            Section("What would have caught it earlier", tuple(_earlier())),
+            Section("What would have caught it earlier", tuple(_earlier(found))),
             Section("Follow-ups", tuple(_follow_ups(found))),
             Section("What this is written from", tuple(_sources(found))),
         ),
@@ -228,11 +240,9 @@ def _timeline(found: Found) -> Iterator[Block]:
     record = found.record
     yield Text(f"Times are {_zone(found)}. The second column counts from the first bad sign.")
     if found.chart is not None:
-        yield Picture(
-            "The states of the instances. Latency, queue and processor over time are not drawn: their samples are not kept, only what was "
-            "concluded from them.",
-            found.chart,
-        )
+        shown = panels(found.recorded, found.at_wall)
+        caption = f"The states of the instances{SEEN}." if shown else f"The states of the instances. {UNRECORDED}"
+        yield Picture(caption, found.chart, shown)
     lines = sorted(_lines(found), key=lambda line: line[0])
     head, tail = lines, lines[:0]
     if len(lines) > TIMELINE_LIMIT:
@@ -270,8 +280,10 @@ def _row(found: Found, at: datetime, who: str, what: str) -> tuple[str, ...]:
 
 def _cause(found: Found) -> Iterator[Block]:
     record = found.record
-    known = f"By what was seen: {plain(record['cause'])}."
-    yield Text(known if record["cause"] else "No cause was found: what is known is what the evidence says.")
+    if record["cause"]:
+        yield Text(f"By what was seen: {plain(record['cause'])}.")
+    else:
+        yield Text("No cause was found: what is known is what the evidence says.")
     for each in found.evidence[:EVIDENCE_LIMIT]:
         yield from _shown(found, each)
     if len(found.evidence) > EVIDENCE_LIMIT:
@@ -286,7 +298,7 @@ def _cause(found: Found) -> Iterator[Block]:
 
 
 def _shown(found: Found, each: Evidence) -> Iterator[Block]:
-    at = datetime.fromtimestamp(each.taken_wall, found.opened.tzinfo)
+    at = found.at_wall(each.taken_wall)
     ended = f" It ended: {plain(each.ended)}." if each.ended else ""
     yield Text(f"{plain(each.instance)}, at {at:%H:%M:%S}: {plain(each.summary) or 'nothing was found'}.{ended}")
     place = each.cause
@@ -389,11 +401,21 @@ def _bad(found: Found) -> Iterator[str]:
         yield f"it came back {_counted(len(back), 'time', 'times')} while it was thought to recover"
 
 
-def _earlier() -> Iterator[Block]:
-    yield Text(
-        "Not answered: whether other settings would have found it earlier takes a replay of what was seen, and Reviver does not keep "
-        "that yet."
-    )
+def _earlier(found: Found) -> Iterator[Block]:
+    if found.recorded:
+        yield Text(
+            "By replay: what was seen then, through the diagnosis of this version, with the settings it had and with stricter ones."
+        )
+        for kept in found.recorded[:REPLAYS_LIMIT]:
+            yield Items(tuple(map(plain, earlier(kept, found.at_wall))))
+        if len(found.recorded) > REPLAYS_LIMIT:
+            yield Text(f"{len(found.recorded) - REPLAYS_LIMIT} more recordings are left out.")
+        again = f"reviver replay {found.record['incident']} --config OTHER.toml"
+        yield Text(f"Other settings can be tried with {again}; without a number on everything that is recorded.")
+    else:
+        yield Text(
+            "Not answered: no recording of what was seen around a bad verdict is left, and without one there is nothing to replay."
+        )
     yield Blank("which review, test, alert or setting would have stopped it, or shown it sooner?")
 
 
@@ -408,8 +430,10 @@ def _follow_ups(found: Found) -> Iterator[Block]:
 def _corrective(found: Found) -> Iterator[str]:
     record = found.record
     place = next((each.cause for each in found.evidence if each.cause is not None), None)
-    mend = f"mend {plain(record['cause'])}"
-    yield mend if record["cause"] else "find the cause: reproduce it, and look at it then (reviver diagnose PID)"
+    if record["cause"]:
+        yield f"mend {plain(record['cause'])}"
+    else:
+        yield "find the cause: reproduce it, and look at it then (reviver diagnose PID)"
     if place is not None and place.request:
         yield f"add a test that sends {plain(place.request)} with the value that did it, and fails today"
     if any(line["event"] in ("build.lost", "release.refused") for line in record["story"]):
@@ -435,9 +459,10 @@ def _sources(found: Found) -> Iterator[Block]:
         _counted(len(record["story"]), "line of the story", "lines of the story"),
         _counted(len(record["told"]), "message", "messages"),
         _counted(len(found.evidence), "evidence file", "evidence files"),
+        _counted(len(found.recorded), "recording", "recordings"),
     )
     at = found.now.astimezone(found.zone)
-    yield Text(f"Written at {at:%H:%M:%S} on {at:%Y-%m-%d} from the journal: {', '.join(counts)}. What is for people is marked.")
+    yield Text(f"Written at {at:%H:%M:%S} on {at:%Y-%m-%d} from {', '.join(counts)}. What is for people is marked.")
 
 
 def evidence(texts: Iterable[bytes]) -> Iterator[Evidence]:
