@@ -18,17 +18,20 @@ from supervisor.mechanism.evidence import FILE_BYTES, FOLDER
 from supervisor.records import recordings
 from supervisor.records.paper import markdown
 from supervisor.records.paper_html import html
-from supervisor.records.postmortem import Found, evidence, write
+from supervisor.records.postmortem import Evidence, Found, evidence, write
+
+READ_BYTES = 4 * FILE_BYTES  # a longer file keeps one stack and fifty threads, and may still be over its limit a little
 
 
 def postmortem(config: str | None, number: int, target: str | None) -> int:
     """Print Markdown, or write an HTML file that is not there yet."""
     record = find(config, number)
     record["acknowledgements"] = [{**each, "by": who(each["by"])} for each in record["acknowledgements"]]
+    record["acknowledged_by"] = record["acknowledged_by"] and who(record["acknowledged_by"])
     state_dir = load(config).daemon.state_dir
-    texts, problems = _evidence(Path(state_dir, FOLDER), record)
+    known, problems = _evidence(Path(state_dir, FOLDER), record)
     recorded = tuple(recordings.read(state_dir, incident=number))
-    document = write(Found(record, tuple(evidence(texts)), tuple(problems), recorded))
+    document = write(Found(record, tuple(known), tuple(problems), recorded))
     if target is None:
         say(markdown(document)[:-1])
         return 0
@@ -37,10 +40,10 @@ def postmortem(config: str | None, number: int, target: str | None) -> int:
     return 0
 
 
-def _evidence(folder: Path, record: dict[str, Any]) -> tuple[list[bytes], list[str]]:
-    """The files of its instances, and a sentence for each that could not be had."""
+def _evidence(folder: Path, record: dict[str, Any]) -> tuple[list[Evidence], list[str]]:
+    """What was found of its instances, oldest first, and a sentence for each file that could not be had."""
     wanted = {name.replace(":", "-") for name in record["evidence"]}
-    texts, problems = [], []
+    known, problems = [], []
     try:
         paths = sorted(path for path in folder.iterdir() if re.sub(r"-\d+\.json$", "", path.name) in wanted) if wanted else []
     except OSError as problem:
@@ -48,12 +51,17 @@ def _evidence(folder: Path, record: dict[str, Any]) -> tuple[list[bytes], list[s
     for path in paths:
         try:
             with path.open("rb") as file:
-                texts.append(file.read(FILE_BYTES * 2))
+                found = evidence(file.read(READ_BYTES))
         except OSError as problem:
             problems.append(f"The evidence {path.name} could not be read ({problem.strerror}).")
+            continue
+        if found is None:
+            problems.append(f"The evidence {path.name} could not be read: it is cut off, or of another version.")
+        else:
+            known.append(found)
     if wanted and not paths:
         problems.append("The evidence is not there any more: only the newest files of all programs are kept.")
-    return texts, problems
+    return sorted(known, key=lambda each: each.taken_wall), problems
 
 
 def _create(path: Path, text: str) -> None:

@@ -86,9 +86,17 @@ class Chart:
 
 
 def chart(
-    program: str, story: Iterable[dict[str, Any]], here: Callable[[str], datetime], begin: datetime, end: datetime
+    program: str,
+    story: Iterable[dict[str, Any]],
+    here: Callable[[str], datetime],
+    begin: datetime,
+    end: datetime,
+    lived: frozenset[str] = frozenset(),
 ) -> Chart | None:
-    """The states of a program's instances, at least from `begin` to `end`; None where the story tells of none."""
+    """The states of a program's instances, at least from `begin` to `end`; None where nothing is known of any.
+
+    lived  instances that were there at the beginning: those of which the story tells nothing ran on
+    """
     lines = [line for line in story if str(line["subject"]).partition(":")[0] == program]
     changes: dict[str, list[tuple[datetime, str, str]]] = {}
     for line in lines:
@@ -96,14 +104,14 @@ def chart(
         if name:
             how = UNBORN if line["text"].startswith(UNBORN) else line["event"].partition(".")[2]
             changes.setdefault(name, []).append((here(line["time"]), BECOMES[line["event"]], how))
-    if not changes:
+    if not changes and not lived:
         return None
     begin = min([begin, *(here(line["time"]) for line in lines)])
     end = max([end, begin + timedelta(seconds=1), *(here(line["time"]) for line in lines)])
-    names = sorted(changes, key=lambda name: (len(name), name))
+    names = sorted({*changes, *lived}, key=lambda name: (len(name), name))
     half = ROWS_LIMIT // 2
     shown = names if len(names) <= ROWS_LIMIT else names[:half] + names[-half:]
-    rows = tuple(_row(name, changes[name], begin, end) for name in shown)
+    rows = tuple(_row(name, changes.get(name, []), begin, end) for name in shown)
     return Chart(begin, end, rows, tuple(_marks(lines, here)), len(names) - len(shown))
 
 
@@ -116,6 +124,8 @@ def _instance(program: str, line: dict[str, Any]) -> str:
 
 
 def _row(name: str, changes: list[tuple[datetime, str, str]], begin: datetime, end: datetime) -> Row:
+    if not changes:
+        return Row(name, (Bar(BEFORE, begin, end),), "")
     first, state, _ = changes[0]
     bars = [Bar(BEFORE, begin, first)] if state != "starting" and first > begin and changes[0][2] != UNBORN else []
     ends = [at for at, _, _ in changes[1:]] + [end]

@@ -6,9 +6,10 @@ program: all of them go through `plain`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -81,7 +82,7 @@ class Evidence(msgspec.Struct):
     last_output: list[str] = []
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Found:
     """What the postmortem is written from.
 
@@ -117,18 +118,21 @@ class Found:
     def over(self) -> datetime | None:
         return self.here(self.record["over"]) if self.record["over"] else None
 
-    @property
+    @cached_property
     def began(self) -> datetime:
         """The first bad sign, or, where the story has none before it, the opening."""
-        return min([self.here(line["time"]) for line in self.signs()] + [self.opened])
+        signs = [self.here(line["time"]) for line in self.record["story"] if line["event"] in SIGNS]
+        return min([*signs, self.opened])
 
-    def signs(self) -> list[dict[str, Any]]:
-        return [line for line in self.record["story"] if line["event"] in SIGNS]
-
-    @property
+    @cached_property
     def chart(self) -> Chart | None:
-        end = self.over or self.now.astimezone(self.zone)
-        return chart(self.record["program"], self.record["story"], self.here, self.began - timedelta(seconds=CALM_S), end)
+        begin, end = self.began - timedelta(seconds=CALM_S), self.over or self.now.astimezone(self.zone)
+        return chart(self.record["program"], self.record["story"], self.here, begin, end, self.lived())
+
+    def lived(self) -> frozenset[str]:
+        """Instances that lived when the first recording begins: the story has no line of one that goes on as ever."""
+        programs = [kept.head.fleet.programs.get(kept.head.program) for kept in self.recorded[:1]]
+        return frozenset(str(each.id) for program in programs if program is not None for each in program.instances)
 
     def after(self, *events: str) -> dict[str, Any] | None:
         """The first of these events since the first bad sign."""
@@ -191,12 +195,12 @@ def _counted(count: int, one: str, many: str) -> str:
 
 
 def _unserved(found: Found) -> str:
-    """By the record, and where it counts none by the story: that sees the moment between a suspicion and the relief too."""
+    """By the record, and where all instances are known by the story: that sees the moment between a suspicion and the relief too."""
     record, drawn = found.record, found.chart
     if record["unserved_since"]:
         return "nobody is served as this is written"
-    between_s = unready_s(drawn, found.began) if drawn is not None else 0.0
-    unserved_s = max(record["unserved_s"], between_s)
+    known = drawn is not None and found.lived() and not record["story_left_out"]
+    unserved_s = max(record["unserved_s"], unready_s(drawn, found.began) if drawn is not None and known else 0.0)
     return f"no instance was ready for {spell(unserved_s)}" if unserved_s >= SEEN_S else ALWAYS
 
 
@@ -404,7 +408,7 @@ def _bad(found: Found) -> Iterator[str]:
 def _earlier(found: Found) -> Iterator[Block]:
     if found.recorded:
         yield Text(
-            "By replay: what was seen then, through the diagnosis of this version, with the settings it had and with stricter ones."
+            "By replay: what was seen then, through today's diagnosis, with the limits it had, and with each at half and at twice."
         )
         for kept in found.recorded[:REPLAYS_LIMIT]:
             yield Items(tuple(map(plain, earlier(kept, found.at_wall))))
@@ -465,12 +469,9 @@ def _sources(found: Found) -> Iterator[Block]:
     yield Text(f"Written at {at:%H:%M:%S} on {at:%Y-%m-%d} from {', '.join(counts)}. What is for people is marked.")
 
 
-def evidence(texts: Iterable[bytes]) -> Iterator[Evidence]:
-    """What evidence files say, oldest first; what is none is passed over."""
-    known = []
-    for text in texts:
-        try:
-            known.append(msgspec.json.decode(text, type=Evidence))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-    yield from sorted(known, key=lambda each: each.taken_wall)
+def evidence(text: bytes) -> Evidence | None:
+    """What an evidence file says; None: that cannot be read, being cut off or of another version."""
+    try:
+        return msgspec.json.decode(text, type=Evidence)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
