@@ -343,7 +343,7 @@ def hold(config: str | None, reason: str, end: bool, name: str, lasts: str) -> i
 @CONFIG
 @JSON
 @click.option("--days", type=click.FloatRange(0, 36500), help="All recordings of so many days, in place of ID.")
-@click.argument("number", metavar="[ID]", type=click.IntRange(0), required=False)
+@click.argument("number", metavar="[ID]", type=click.IntRange(1), required=False)
 def replay(config: str | None, days: float | None, as_json: bool, number: int | None) -> int:
     """What today's diagnosis and rules make of a recorded incident, with the settings of --config; nothing is touched.
 

@@ -525,8 +525,8 @@ class Daemon:
         """In the lane."""
         from supervisor.records import recordings  # for its memory: in peace nothing is written
 
-        where, fleet, name = self._settings.daemon, taken.fleet, taken.id.program
-        if name not in fleet.programs:
+        where, name = self._settings.daemon, taken.id.program
+        if name not in taken.fleet.programs:
             return
         head = recordings.Head(
             incident=incident,
@@ -534,7 +534,7 @@ class Daemon:
             number=taken.id.number,
             began=taken.began,
             ended=str(taken.ended),
-            fleet=recordings.only(fleet, (name, *fleet.programs[name].settings.after)),
+            fleet=taken.fleet,
             wall_s=wall_s,
             boot=self._boot,
             version=__version__,

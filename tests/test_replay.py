@@ -14,7 +14,8 @@ import pytest
 from bench.verdicts import CORPUS, read
 from supervisor.commands.replay import replay as command
 from supervisor.control.client import Refusal
-from supervisor.mechanism.tape import BEFORE_S, CALM_S, PART_S, Ended, Taken, Tape
+from supervisor.mechanism import tape
+from supervisor.mechanism.tape import BEFORE_S, CALM_S, PART_S, Ended, Shelf, Taken, Tape
 from supervisor.model import (
     Act,
     Answered,
@@ -75,7 +76,7 @@ class Seen:
     """A tape beside the sight that it is told of."""
 
     def __init__(self) -> None:
-        self.sight, self.tape = Sight(0.0), Tape(STORE, Fleet)
+        self.sight, self.tape = Sight(0.0), Tape(STORE, Fleet, Shelf())
         self.take(RULES)
 
     def take(self, fact: Fact) -> None:
@@ -133,6 +134,25 @@ def test_tape_that_is_full_is_kept_once() -> None:
     assert taken is not None
     assert isinstance(taken.recording.facts[0], Opened)
     assert len(taken.recording.facts) == 11
+
+
+def test_tapes_together_hold_no_more_than_their_shelf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is in trouble is kept as it is then; those in peace go on with less; what is gone leaves its room."""
+    monkeypatch.setattr(tape, "SHELF_LIMIT", 250)
+    shelf = Shelf()
+    peaceful, troubled = Seen(), Seen()
+    for seen in (peaceful, troubled):
+        seen.tape = Tape(STORE, Fleet, shelf)
+    peaceful.beat(0, 200)
+    troubled.beat(0, 150)
+    assert troubled.judge(150.0, Kind.SUSPECT) is None
+    troubled.beat(150, 400)
+    taken = troubled.judge(400.0, Kind.SUSPECT)
+    assert taken is not None
+    assert taken.ended is Ended.FULL
+    assert shelf.weight < 100
+    assert peaceful.tape.end(0.0) is None
+    assert shelf.weight == 0
 
 
 def test_recording_that_begins_in_mid_life_comes_to_the_same() -> None:

@@ -63,12 +63,13 @@ def _incident(found: Sequence[Kept], tried: Settings) -> dict[str, Any]:
         "in_all": [],
         "unknown": [],
     }
+    found = _of_one_boot(found)
     was = _happened(found, tried.daemon.state_dir)
     if not was:
         answer["rules"] = "the events of then are not in the journal any more: what the rules would have done cannot be said"
         return answer
     did = done(was, head.program)
-    would = rerun(head.fleet, was, [(kept.head.id, kept.recording) for kept in found], settings)
+    would = rerun(found[0].head.fleet, was, [(kept.head.id, kept.recording) for kept in found], settings)
     differing = differences(did, would)
     answer["differences"] = [_shown_difference(each, head.wall_s) for each in differing]
     answer["in_all"] = list(_counted(did, would))
@@ -82,10 +83,16 @@ def _settings(tried: Settings, kept: Kept) -> ProgramSettings:
     return next((program for program in tried.programs if program.name == kept.head.program), recorded)
 
 
+def _of_one_boot(found: Sequence[Kept]) -> list[Kept]:
+    """Those whose instants can be compared, the one that goes back farthest first."""
+    mine = [kept for kept in found if kept.head.boot == found[0].head.boot]
+    return sorted(mine, key=lambda kept: kept.recording.facts[0].at)
+
+
 def _happened(found: Sequence[Kept], state_dir: str) -> list[Happened]:
     """From the instant at which the first recording begins; without it there is no fleet to begin with."""
     head, facts = found[0].head, found[0].recording.facts
-    last = max(kept.recording.facts[-1].at for kept in found if kept.head.boot == head.boot)
+    last = max(kept.recording.facts[-1].at for kept in found)
     try:
         events = read_events_between(state_dir, head.boot, facts[0].at, last + AFTER_S)
     except (JournalError, msgspec.DecodeError):

@@ -17,13 +17,13 @@ from supervisor.policy.facts import Fact, Opened, SocketsSeen
 from supervisor.policy.replay import Recording
 from supervisor.policy.samples import Finding, TreeSample
 from supervisor.policy.sight import SUSPICIOUS, Sight
+from supervisor.policy.values import replace
 
 BEFORE_S = 60.0  # before a bad verdict: what led to it
 PART_S = 15.0  # what falls out at once; half a minute of samples lies in the sight anyway
 CALM_S = 10.0  # after it: that it moves, and how, is what tells a hang from long work
-WEIGHT_LIMIT = (
-    40_000  # threads and connections on one tape: some 150 bytes each, so 6 MB, and minutes of a big tree looked at densely
-)
+WEIGHT_LIMIT = 40_000  # threads and connections on one tape: some 150 bytes each, so 6 MB, minutes of a big tree looked at densely
+SHELF_LIMIT = 200_000  # on all tapes: 30 MB, while all is looked at densely
 WORKER_BAD_S = 10.0  # a worker that does nothing for so long: long requests are no trouble
 
 
@@ -38,7 +38,7 @@ class Taken:
     """What a tape held.
 
     began  when the verdict became bad
-    fleet  as it was when the tape begins, before the event that comes next
+    fleet  the part of it that matters, as it was when the tape begins, before the event that comes next
     """
 
     id: InstanceId
@@ -46,6 +46,17 @@ class Taken:
     began: float
     ended: Ended
     fleet: Fleet
+
+
+@dataclass(slots=True)
+class Shelf:
+    """What all tapes hold together: threads and connections."""
+
+    weight: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.weight > SHELF_LIMIT
 
 
 @dataclass(slots=True)
@@ -60,9 +71,10 @@ class _Part:
 class Tape:
     """Of one instance; to be told of each fact before its sight is."""
 
-    def __init__(self, id: InstanceId, fleet: Callable[[], Fleet]) -> None:
+    def __init__(self, id: InstanceId, fleet: Callable[[], Fleet], shelf: Shelf) -> None:
         self._id = id
         self._fleet = fleet
+        self._shelf = shelf
         self._parts: deque[_Part] = deque()
         self._weight = 0
         self._newborn = True
@@ -79,13 +91,9 @@ class Tape:
         part.facts.append(fact)
         weight = _weight(fact)
         part.weight += weight
-        self._weight += weight
-        while (
-            self._began is None
-            and len(self._parts) > 1
-            and (fact.at - self._parts[1].at >= BEFORE_S or self._weight > WEIGHT_LIMIT // 2)
-        ):
-            self._weight -= self._parts.popleft().weight
+        self._put(weight)
+        while self._began is None and len(self._parts) > 1 and self._spares_oldest(fact.at):
+            self._put(-self._parts.popleft().weight)
 
     def judged(self, finding: Finding, now: float, spawned: float) -> Taken | None:
         """Take up a verdict; what the tape holds, when that is to be kept now."""
@@ -93,35 +101,54 @@ class Tape:
             self._bad = now
             if self._began is None and not self._sated:
                 self._began = now
-            if self._began is not None and self._weight > WEIGHT_LIMIT:
+            if self._began is not None and (self._weight > WEIGHT_LIMIT or self._shelf.full):
                 self._sated = True
                 return self._take(Ended.FULL, spawned)
             return None
         if now - self._bad < CALM_S:
             return None
         self._sated = False
-        return self._take(Ended.CALM, spawned)
+        return self._take(Ended.CALM, spawned) if self._began is not None else None
 
     def end(self, spawned: float) -> Taken | None:
         """The instance is gone."""
         return self._take(Ended.GONE, spawned)
 
     def _begin(self, at: float, sight: Sight) -> _Part:
-        part = _Part(None if self._newborn else sight.opening(at), self._fleet(), at, [])
+        part = _Part(None if self._newborn else sight.opening(at), excerpt(self._fleet(), self._id.program), at, [])
         self._newborn = False
         self._parts.append(part)
         return part
 
+    def _spares_oldest(self, now: float) -> bool:
+        """Whether the next part goes back far enough, or there is no room for more."""
+        return now - self._parts[1].at >= BEFORE_S or self._weight > WEIGHT_LIMIT // 2 or self._shelf.full
+
+    def _put(self, weight: int) -> None:
+        self._weight += weight
+        self._shelf.weight += weight
+
     def _take(self, ended: Ended, spawned: float) -> Taken | None:
-        if self._began is None or not self._parts:
-            return None
-        first = self._parts[0]
-        opened: tuple[Fact, ...] = () if first.opened is None else (first.opened,)
-        facts = opened + tuple(fact for part in self._parts for fact in part.facts)
-        taken = Taken(self._id, Recording(spawned, facts), self._began, ended, first.fleet)
+        """What it holds, if that was bad; it is empty afterwards."""
+        parts, began = tuple(self._parts), self._began
         self._parts.clear()
-        self._weight, self._began = 0, None
-        return taken
+        self._put(-self._weight)
+        self._began = None
+        if began is None or not parts:
+            return None
+        opened: tuple[Fact, ...] = () if parts[0].opened is None else (parts[0].opened,)
+        facts = opened + tuple(fact for part in parts for fact in part.facts)
+        return Taken(self._id, Recording(spawned, facts), began, ended, parts[0].fleet)
+
+
+def excerpt(fleet: Fleet, name: str) -> Fleet:
+    """The part of a fleet that a replay of one program needs: itself, and those that it waits for. A whole one would be dear: each step
+    makes another."""
+    known = fleet.programs
+    names = (name, *known[name].settings.after) if name in known else ()
+    programs = {each: known[each] for each in names if each in known}
+    wakes = {each: fleet.wakes[each] for each in programs if each in fleet.wakes}
+    return replace(fleet, programs=programs, wakes=wakes, needed_by={}, numbers={}, causes={}, releases={}, open={})
 
 
 def _is_bad(finding: Finding, now: float) -> bool:

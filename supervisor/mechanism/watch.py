@@ -30,7 +30,7 @@ from supervisor.mechanism.listening import Found, Listening, find
 from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, ours, targets
 from supervisor.mechanism.readiness import LIVED_S, readiness
 from supervisor.mechanism.sockdiag import SockDiag
-from supervisor.mechanism.tape import Taken, Tape
+from supervisor.mechanism.tape import Shelf, Taken, Tape
 from supervisor.mechanism.vitals import Sampler, Vitals
 from supervisor.mechanism.watched import DENSE_FOR_S, WatchedInstance, WatchedProgram
 from supervisor.model import (
@@ -123,6 +123,7 @@ class Watcher:
         self._post = post
         self._fleet = fleet
         self._keep = keep
+        self._shelf = Shelf()
         self._lane = lane
         self._diag = SockDiag()
         self._programs: dict[str, WatchedProgram] = {}
@@ -159,7 +160,7 @@ class Watcher:
             other.asker.doubt()
         sampler = Sampler(pid, start_ticks)
         instance = WatchedInstance(
-            child_id, sampler, self._targets(program), lambda: self._hear(child_id), now, Tape(child_id, self._fleet)
+            child_id, sampler, self._targets(program), lambda: self._hear(child_id), now, Tape(child_id, self._fleet, self._shelf)
         )
         program.instances[child_id] = instance
         program.take(program.rules(now))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -53,13 +52,6 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 class Kept(msgspec.Struct, frozen=True):
     head: Head
     recording: Recording
-
-
-def only(fleet: Fleet, names: tuple[str, ...]) -> Fleet:
-    """The part of a fleet that a replay needs."""
-    programs = {name: fleet.programs[name] for name in names if name in fleet.programs}
-    wakes = {name: at for name, at in fleet.wakes.items() if name in programs}
-    return replace(fleet, programs=programs, wakes=wakes, needed_by={}, numbers={}, causes={}, releases={}, open={})
 
 
 def write(state_dir: str, kept: Kept, keep_s: float | None) -> None:
