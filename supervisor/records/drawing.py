@@ -42,6 +42,7 @@ MARKED = {
     "release.switched": "release switched",
 }
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+SHOWN = timedelta(seconds=0.05)  # what is shorter would be said as 0.0 s
 TICKS = 8  # on the axis, at most
 
 WIDTH, LEFT, RIGHT = 960, 130, 20
@@ -143,7 +144,7 @@ def _marks(lines: Iterable[dict[str, Any]], here: Callable[[str], datetime]) -> 
 def spans(chart: Chart) -> Iterator[str]:
     """The same in words, a line for each instance."""
     for row in chart.rows:
-        said = [f"{bar.state} {spell((bar.end - bar.begin).total_seconds())}" for bar in row.bars]
+        said = [f"{bar.state} {spell((bar.end - bar.begin).total_seconds())}" for bar in row.bars if bar.end - bar.begin >= SHOWN]
         yield f"{row.instance}: {', '.join([*said, row.how] if row.how else said)}"
     if chart.left_out:
         yield f"{chart.left_out} more instances are left out"

@@ -31,6 +31,7 @@ td:not(:last-child) { overflow-wrap: break-word; font-variant-numeric: tabular-n
 td:empty { background: var(--ask); min-width: 5rem; border: 1px dashed var(--askedge); }
 pre { background: var(--soft); border: 1px solid var(--edge); padding: .6rem .8rem;
   font: .85rem/1.45 ui-monospace, monospace; white-space: pre-wrap; }
+.wide { overflow-x: auto; }
 .blank { background: var(--ask); border: 1px dashed var(--askedge); padding: .6rem .8rem; margin: .75rem 0; }
 .blank p { margin: 0 0 2rem; }
 figure { margin: 1rem 0; }
@@ -84,9 +85,10 @@ def _drawn(block: Block) -> Iterator[str]:
         case Items(items):
             yield f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
         case Table(head, rows):
-            yield f"<table><thead><tr>{_cells('th', head)}</tr></thead><tbody>\n"
+            yield '<div class="wide"><table>'
+            yield f"<thead><tr>{_cells('th', head)}</tr></thead><tbody>\n"
             yield from (f"<tr>{_cells('td', row)}</tr>\n" for row in rows)
-            yield "</tbody></table>"
+            yield "</tbody></table></div>"
         case Code(lines):
             yield f"<pre>{escape(chr(10).join(lines))}</pre>"
         case Picture():

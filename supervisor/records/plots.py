@@ -18,6 +18,7 @@ from supervisor.records.recordings import Kept
 
 CURVES_LIMIT = 6  # instances in one panel: more cannot be told apart
 HEIGHT, GAP = 90, 34
+SPAN_S = 0.25  # the kernel counts a process's time in steps of 10 ms: over a shorter span it looks like more than there is
 COLUMNS = 400  # of the drawing: of the points that fall into one, the highest is drawn
 
 
@@ -73,12 +74,14 @@ def _queue(facts: Iterable[Fact]) -> Points:
 
 
 def _processor(facts: Iterable[Fact]) -> Points:
-    """Of the processes that stand in two samples, between them: one that came or went would look like a leap."""
+    """Of the processes that stand in two samples, SPAN_S apart: one that came or went would look like a leap."""
     before: TreeSample | None = None
     for fact in facts:
         if not isinstance(fact, TreeSample):
             continue
-        if before is not None and fact.at > before.at:
+        if before is not None and fact.at - before.at < SPAN_S:
+            continue
+        if before is not None:
             used = {each.pid: each.cpu_s for each in before.processes}
             spent_s = sum(each.cpu_s - used[each.pid] for each in fact.processes if each.pid in used)
             yield fact.at, max(spent_s, 0.0) / (fact.at - before.at)

@@ -207,6 +207,10 @@ def _unserved(found: Found) -> str:
 def _impact(found: Found) -> Iterator[Block]:
     noticed = found.record["noticed"]
     yield Text(_sentence(_unserved(found)))
+    if not found.record["unserved_s"] and _unserved(found) != ALWAYS:
+        yield Text(
+            "That is counted from the first bad sign; messages count from the opening of the incident, and say that one was ready."
+        )
     if noticed["looks"]:
         yield Table(
             ("what customers noticed", "count", "how it is known"),
