@@ -381,11 +381,15 @@ def doctor(config: str | None, as_json: bool) -> int:
 @JSON
 @click.option("--tell", is_flag=True, help="Your channels hear of it too, in messages marked DRILL.")
 @click.argument(
-    "fault", metavar="FAULT", type=click.Choice(["hang", "crash", "crash-loop", "bad-release", "slow-boot", "leak", "may3"])
+    "fault",
+    metavar="FAULT",
+    type=click.Choice(["hang", "crash", "crash-loop", "bad-release", "slow-boot", "dead-dependency", "leak", "may3"]),
 )
 @click.argument("name", required=False, default="", shell_complete=_complete)
 def drill(config: str | None, as_json: bool, tell: bool, fault: str, name: str) -> int:
-    """Practise: hang, crash, crash-loop, bad-release, slow-boot or leak, in a shadow of the bundled store, under load.
+    """Practise: a fault in a shadow of the bundled store, under load, with the clock running.
+
+    FAULT is hang, crash, crash-loop, bad-release, slow-boot, dead-dependency or leak.
 
     With NAME in a shadow of a program that is marked `drill = true`: hang, crash or crash-loop.
     may3 is a whole morning in some 90 s: a release with an endless loop, found, told, taken back, mended; a transcript in Markdown.

@@ -79,23 +79,25 @@ def recovered(seen: Seen) -> Line | None:
 
 
 def _found(expected: Expected, seen: Seen) -> Row:
-    line = seen.first(*expected.found)
-    return _timed("found", seen, None if line is None else line["wall"], expected.found_s, "" if line is None else line["text"])
+    return _line("found", seen, seen.first(*expected.found), expected.found_s)
 
 
 def _served(expected: Expected, seen: Seen) -> Row:
-    line = seen.first("instance.ready")
-    wall, who = (None, "") if line is None else (line["wall"], line["subject"])
-    return _timed("another serves", seen, wall, expected.served_s, who)
+    return _line("another serves", seen, seen.first("instance.ready"), expected.served_s)
+
+
+def _over(expected: Expected, seen: Seen) -> Row:
+    return _line("recovery proven", seen, recovered(seen), expected.over_s)
 
 
 def _told(expected: Expected, seen: Seen) -> Iterator[Row]:
     pages = [page for page in seen.pages if not page.public]
-    first = pages[0] if pages else None
-    said = "" if first is None else str(first.message["text"])
-    yield _timed("first message handed over", seen, None if first is None else first.wall, expected.told_s, said)
-    full = next((page for page in pages if names_all(expected, page)), None)
+    first, full = next(iter(pages), None), next((page for page in pages if names_all(expected, page)), None)
     pieces = ", ".join(expected.named)
+    if first is None:
+        yield Row("first message handed over", "not seen", f"within {spell(expected.told_s)}", False)
+    else:
+        yield _timed("first message handed over", seen, first.wall, expected.told_s, first.message["text"])
     if full is None:
         missing = [piece for piece in expected.named if not any(piece in page.message["text"] for page in pages)]
         yield Row("cause named in a message", f"not told: {', '.join(missing) or pieces}", pieces, False)
@@ -103,19 +105,15 @@ def _told(expected: Expected, seen: Seen) -> Iterator[Row]:
         yield _timed("cause named in a message", seen, full.wall, expected.told_s, pieces)
 
 
-def _over(expected: Expected, seen: Seen) -> Row:
-    line = recovered(seen)
-    return _timed(
-        "recovery proven", seen, None if line is None else line["wall"], expected.over_s, "" if line is None else line["text"]
-    )
+def _line(what: str, seen: Seen, line: Line | None, limit_s: float) -> Row:
+    if line is None:
+        return Row(what, "not seen", f"within {spell(limit_s)}", False)
+    return _timed(what, seen, line["wall"], limit_s, f"{line['subject']} {line['text']}")
 
 
-def _timed(what: str, seen: Seen, wall: float | None, limit_s: float, said: str) -> Row:
-    good = f"within {spell(limit_s)}"
-    if wall is None:
-        return Row(what, "not seen", good, False)
+def _timed(what: str, seen: Seen, wall: float, limit_s: float, said: str) -> Row:
     took_s = max(wall - seen.began_wall, 0.0)
-    return Row(what, f"{spell(took_s)}: {_short(said)}", good, took_s <= limit_s)
+    return Row(what, f"{spell(took_s)}: {_short(said)}", f"within {spell(limit_s)}", took_s <= limit_s)
 
 
 def _customers(expected: Expected, seen: Seen) -> Iterator[Row]:

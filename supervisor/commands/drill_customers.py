@@ -11,7 +11,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -42,6 +42,10 @@ class Request:
     began_wall: float
     took_s: float
     outcome: Outcome
+
+    @property
+    def ended_wall(self) -> float:
+        return self.began_wall + self.took_s
 
 
 class Customers:
@@ -171,10 +175,13 @@ def answered(port: int, path: str, limit_s: float) -> bool:
     return False
 
 
-def longest_gap_s(requests: Iterable[Request]) -> float:
-    """The longest time in which no customer got an answer, between the first that ended and the last."""
-    ends = sorted(each.began_wall + each.took_s for each in requests if each.outcome is Outcome.OK)
-    return max((after - before for before, after in pairwise(ends)), default=0.0)
+def longest_gap_s(requests: Sequence[Request]) -> float:
+    """The longest time in which no customer got an answer, from when the first one asked until the last one had an answer or none."""
+    if not requests:
+        return 0.0
+    ends = sorted(each.ended_wall for each in requests if each.outcome is Outcome.OK)
+    marks = (min(each.began_wall for each in requests), *ends, max(each.ended_wall for each in requests))
+    return max(after - before for before, after in pairwise(marks))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import psutil
@@ -26,18 +28,21 @@ STOP_LIMIT_S = 20.0  # for a stopped program to be suspected
 LOOP_LIMIT_S = 60.0  # a crash loop is told after six crashes, whose waits add up to some 10 s
 
 
+Inject = Callable[[Shadow, Customers, ExitStack], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One fault.
 
     what      for people
-    inject    brings it about, and returns when that is done
+    inject    brings it about, and returns when that is done; what has to last is held until the drill is over
     expected  of Reviver
     first     the release of the bundled store that serves when it comes
     """
 
     what: str
-    inject: Callable[[Shadow, Customers], None]
+    inject: Inject
     expected: Expected
     first: drill_store.Release = drill_store.BEFORE
 
@@ -48,11 +53,11 @@ def play(fault: Fault, shadow: Shadow, path: str, heed: Callable[[Shadow], None]
     heed  is called again and again meanwhile
     """
     expected = fault.expected
-    with Customers(shadow.port, path, shadow.folder / "customers") as customers:
+    with ExitStack() as held, Customers(shadow.port, path, shadow.folder / "customers") as customers:
         shadow.until(lambda: bool(customers.requests()), COME_S)
         time.sleep(CALM_S)
         began_wall = time.time()
-        fault.inject(shadow, customers)
+        fault.inject(shadow, customers, held)
 
         def seen() -> Seen:
             return Seen(began_wall, shadow.story(began_wall), shadow.pages(began_wall), customers.requests())
@@ -70,11 +75,18 @@ def play(fault: Fault, shadow: Shadow, path: str, heed: Callable[[Shadow], None]
     return seen()
 
 
-def _loop(shadow: Shadow, customers: Customers) -> None:
+def _loop(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
     customers.one_asks("/checkout?coupon=LOOP")
 
 
-def _stop(shadow: Shadow, customers: Customers) -> None:
+def _dead_dependency(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
+    """A peer that takes the connection and never says a word."""
+    peer = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+    (shadow.folder / drill_store.PEER).write_text(str(peer.getsockname()[1]))
+    customers.one_asks(drill_store.RATES)
+
+
+def _stop(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
     """SIGSTOP for a whole tree, again after each SIGCONT, until it is suspected: the hang that any program can have."""
     began_wall, pids = time.time(), [pid for instance in shadow.instances() for pid in _tree(instance["pid"])]
 
@@ -92,16 +104,16 @@ def _tree(pid: int) -> list[int]:
     return []
 
 
-def _leak(shadow: Shadow, customers: Customers) -> None:
+def _leak(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
     customers.one_asks("/checkout?coupon=LEAK")
 
 
-def _crash(shadow: Shadow, customers: Customers) -> None:
+def _crash(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
     for instance in shadow.instances():
         _signal(instance["pid"], signal.SIGABRT)
 
 
-def _crash_loop(shadow: Shadow, customers: Customers) -> None:
+def _crash_loop(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
     """Each one that starts crashes, until people are told that it is a crash loop."""
     began_wall, killed = time.time(), set[int]()
 
@@ -121,8 +133,8 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _deployed(release: drill_store.Release) -> Callable[[Shadow, Customers], None]:
-    def inject(shadow: Shadow, customers: Customers) -> None:
+def _deployed(release: drill_store.Release) -> Inject:
+    def inject(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
         shadow.deploy(drill_store.make(shadow.folder, release))
 
     return inject
@@ -167,6 +179,12 @@ FAULTS: dict[str, Fault] = {
         "a release that does not become ready",
         _deployed(drill_store.SLOW),
         _given_up(drill_store.SLOW),
+    ),
+    "dead-dependency": Fault(
+        "a peer that never answers",
+        _dead_dependency,
+        Expected(("instance.suspected",), ("exchange_rates()", "for 127.0.0.1:")),
+        drill_store.DEPENDENT,
     ),
     "leak": Fault(
         "a process that grows by 20 MB a second",

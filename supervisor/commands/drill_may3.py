@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from supervisor import __version__
+from supervisor.alerts.message import Message, page
 from supervisor.commands import drill_store
 from supervisor.commands.drill_card import Expected, Seen, names_all, noticed, recovered
 from supervisor.commands.drill_customers import RATE, Customers, answered, longest_gap_s
@@ -81,9 +84,9 @@ class Morning:
         now = f"found by itself {_after(found, since)}; another instance serves {_after(ready, since)}: the others are answered"
         yield Scene("10:00", then, now, found is not None and ready is not None)
         self._shadow.until(lambda: self._page(since) is not None, SOON_S)
-        page = self._page(since)
-        now = f"those on call have function, file, line, request and release {_handed(page, since)}"
-        yield Scene("10:05", "support is told", now, page is not None)
+        told = self._page(since)
+        now = f"those on call have function, file, line, request and release {_handed(told, since)}"
+        yield Scene("10:05", "support is told", now, told is not None)
         killed = self._shadow.await_event("instance.killed", since, PROVEN_S)
         now = f"proven hung and killed {_after(killed, since)}, its evidence kept; customers had been served by the other one since"
         yield Scene("10:30", "support finds the server down and restarts it by hand", now, killed is not None)
@@ -112,7 +115,7 @@ class Morning:
         yield Scene("12:00", then, f"{self._alone(since)}, one instance after the other; {says}", trusted is not None and mended)
         over = recovered(self._seen(0.0))
         pages = self._shadow.pages()
-        public = [page for page in pages if page.public]
+        public = [each for each in pages if each.public]
         told = (
             f"stakeholders got {len(public)}" if public else "stakeholders were told nothing: an instance was ready all the while"
         )
@@ -133,7 +136,7 @@ class Morning:
         return f"it serves alone {_after(self._shadow.told('build.on_probation', since), since)}"
 
     def _page(self, since: float) -> Page | None:
-        return next((page for page in self._shadow.pages(since) if not page.public and names_all(NAMED, page)), None)
+        return next((each for each in self._shadow.pages(since) if not each.public and names_all(NAMED, each)), None)
 
     def _calm(self, since: float) -> None:
         """Until the incident is over: what comes then is a new one."""
@@ -147,8 +150,8 @@ def _after(line: Line | None, since: float) -> str:
     return "**not at all**" if line is None else f"after {spell(line['wall'] - since)}"
 
 
-def _handed(page: Page | None, since: float) -> str:
-    return "**not at all**" if page is None else f"after {spell(page.wall - since)}"
+def _handed(told: Page | None, since: float) -> str:
+    return "**not at all**" if told is None else f"after {spell(told.wall - since)}"
 
 
 def _loops(story: Sequence[Line]) -> str:
@@ -179,6 +182,12 @@ requests could not be answered.
 {told}
 ```
 
+The first of them as it is read, whole:
+
+```
+{first}
+```
+
 ## What was seen and done: {incidents} incidents
 
 ```
@@ -205,9 +214,15 @@ def transcript(scenes: Sequence[Scene], seen: Seen, incidents: int, where: Path)
         noticed=noticed(seen.requests),
         gap=spell(longest_gap_s(seen.requests)),
         told="\n".join(line(p.wall, "stakeholders" if p.public else "on call", p.message["text"]) for p in seen.pages),
+        first="\n".join(safe(text) for text in _whole(seen.pages).splitlines()),
         incidents=incidents,
         story="\n".join(line(each["wall"], each["subject"], each["text"]) for each in seen.story),
     )
+
+
+def _whole(pages: Sequence[Page]) -> str:
+    first = next((each for each in pages if not each.public), None)
+    return "none came" if first is None else page(msgspec.convert(first.message, Message))
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

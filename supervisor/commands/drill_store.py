@@ -41,6 +41,20 @@ ENDING = """\
             total_cents -= share_cents
         return total_cents
 """
+PEER = "data/peer"  # beneath the shadow's folder: the port of what the store depends on
+RATES = "/rates"
+ASKS = f"""
+
+@app.get("{RATES}")
+def exchange_rates() -> Response:
+    import socket
+
+    with open(os.path.join(os.environ["DEMO_DATA"], "{PEER.rpartition("/")[2]}")) as file:
+        port = int(file.read())
+    with socket.create_connection(("127.0.0.1", port)) as bank:
+        bank.sendall(b"rates?")
+        return Response(bank.recv(100))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ BEFORE = Release("3e1b8d0", ONCE)
 LOOPING = Release("4f2a91c")
 FIXED = Release("9b7e6d5", ENDING)
 BAD = Release("5d0c7e2", ONCE, '\nraise RuntimeError("this release cannot start: a drill made it so")\n')
+DEPENDENT = Release("8c15d40", ONCE, ASKS)
 SLOW = Release("6a93f1b", ONCE, f"\ntime.sleep({SLOW_S})\n")
 
 
