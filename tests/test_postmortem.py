@@ -280,7 +280,7 @@ def hostile(room: Room) -> Found:
         "ended": EVIL,
         "cause": cause,
         "lines": lines,
-        "last_output": [EVIL] * 40,
+        "last_output": [*[EVIL] * 40, "`````"],
     }
     known = evidence(json.dumps(file).encode())
     assert known is not None
@@ -310,7 +310,7 @@ def test_a_hostile_program_cannot_write_in_the_markdown(room: Room) -> None:
     assert harmless(said)
     assert all(len(line) < 4000 for line in lines)
     assert tuple(line[3:] for line in lines if line.startswith("## ")) == SECTIONS
-    outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", said, flags=re.MULTILINE | re.DOTALL)
+    outside = re.sub(r"^(`{3,})text\n.*?^\1`*$", "", said, flags=re.MULTILINE | re.DOTALL)
     assert outside != said
     assert not re.search(r"(?<!\\)[<>`]", re.sub(r"^> ?", "", outside, flags=re.MULTILINE))
     for row in (line for line in outside.splitlines() if line.startswith("| store:1 ")):
