@@ -517,11 +517,9 @@ class Daemon:
 
     def _keep_recording(self, taken: Taken) -> None:
         """Write down what was seen around a bad verdict, beside the loop."""
-        program = self._fleet.programs.get(taken.id.program)
-        incident = program.incident if program is not None else None
-        self._lanes["record"].put(self._write_recording, taken, 0 if incident is None else incident.number, self._wall(0.0))
+        self._lanes["record"].put(self._write_recording, taken, self._wall(0.0))
 
-    def _write_recording(self, taken: Taken, incident: int, wall_s: float) -> None:
+    def _write_recording(self, taken: Taken, wall_s: float) -> None:
         """In the lane."""
         from supervisor.records import recordings  # for its memory: in peace nothing is written
 
@@ -529,7 +527,7 @@ class Daemon:
         if name not in taken.fleet.programs:
             return
         head = recordings.Head(
-            incident=incident,
+            incident=taken.incident,
             program=name,
             number=taken.id.number,
             began=taken.began,

@@ -15,7 +15,7 @@ from bench.verdicts import CORPUS, read
 from supervisor.commands.replay import replay as command
 from supervisor.control.client import Refusal
 from supervisor.mechanism import tape
-from supervisor.mechanism.tape import BEFORE_S, CALM_S, PART_S, Ended, Shelf, Taken, Tape
+from supervisor.mechanism.tape import BEFORE_S, CALM_S, LASTS_S, PART_S, Ended, Shelf, Taken, Tape
 from supervisor.model import (
     Act,
     Answered,
@@ -23,12 +23,14 @@ from supervisor.model import (
     Candidate,
     Fleet,
     HangSettings,
+    Incident,
     InstanceId,
     Kind,
     LaunchSettings,
     ProgramSettings,
     ReliefSettings,
     Retirement,
+    Severity,
     Spawn,
     Spawned,
     Verdict,
@@ -116,6 +118,22 @@ def test_tape_ends_when_all_is_calm_and_begins_anew() -> None:
     assert (taken.ended, taken.began) == (Ended.CALM, 100.0)
     assert [fact.at for fact in taken.recording.facts[-100:]] == [float(second) for second in range(100, 200)]
     assert seen.tape.end(0.0) is None
+
+
+def test_tape_knows_the_incident_that_was_over_before_it() -> None:
+    """An instance that retires may hang on long after customers are served again."""
+    fleets = [ready_fleet(ProgramSettings(name="store", launch=LaunchSettings(command=("serve",))), 0.0)]
+    seen = Seen()
+    seen.tape = Tape(STORE, lambda: fleets[-1], Shelf())
+    seen.beat(1, 50)
+    program = fleets[0].programs["store"]
+    fleets.append(replace(fleets[0], programs={"store": replace(program, incident=Incident(4, 50.0, Severity.WARNING))}))
+    assert seen.judge(50.0, Kind.SUSPECT) is None
+    fleets.append(fleets[0])
+    assert seen.judge(120.0, Kind.SUSPECT) is None
+    taken = seen.judge(50.0 + LASTS_S + 1.0, Kind.SUSPECT)
+    assert taken is not None
+    assert (taken.incident, taken.ended, taken.fleet.programs) == (4, Ended.FULL, fleets[0].programs)
 
 
 def test_tape_that_is_full_is_kept_once() -> None:

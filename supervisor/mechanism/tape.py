@@ -21,6 +21,9 @@ from supervisor.policy.values import replace
 
 BEFORE_S = 60.0  # before a bad verdict: what led to it
 PART_S = 15.0  # what falls out at once; half a minute of samples lies in the sight anyway
+LASTS_S = (
+    300.0  # of a trouble: longer than any patience but that with one that retires; what comes then looks like what came before
+)
 CALM_S = 10.0  # after it: that it moves, and how, is what tells a hang from long work
 WEIGHT_LIMIT = 40_000  # threads and connections on one tape: some 150 bytes each, so 6 MB, minutes of a big tree looked at densely
 SHELF_LIMIT = 200_000  # on all tapes: 30 MB, while all is looked at densely
@@ -38,6 +41,7 @@ class Taken:
     """What a tape held.
 
     began  when the verdict became bad
+    incident  that was open then or later; 0: none was
     fleet  the part of it that matters, as it was when the tape begins, before the event that comes next
     """
 
@@ -45,6 +49,7 @@ class Taken:
     recording: Recording
     began: float
     ended: Ended
+    incident: int
     fleet: Fleet
 
 
@@ -80,6 +85,7 @@ class Tape:
         self._newborn = True
         self._began: float | None = None
         self._bad = 0.0
+        self._incident = 0
         self._sated = False  # it was full: nothing more of this trouble is kept
 
     def take(self, fact: Fact, sight: Sight) -> None:
@@ -101,7 +107,8 @@ class Tape:
             self._bad = now
             if self._began is None and not self._sated:
                 self._began = now
-            if self._began is not None and (self._weight > WEIGHT_LIMIT or self._shelf.full):
+            self._incident = self._open_incident() or self._incident
+            if self._began is not None and (now - self._began > LASTS_S or self._weight > WEIGHT_LIMIT or self._shelf.full):
                 self._sated = True
                 return self._take(Ended.FULL, spawned)
             return None
@@ -120,6 +127,10 @@ class Tape:
         self._parts.append(part)
         return part
 
+    def _open_incident(self) -> int:
+        program = self._fleet().programs.get(self._id.program)
+        return 0 if program is None or program.incident is None else program.incident.number
+
     def _spares_oldest(self, now: float) -> bool:
         """Whether the next part goes back far enough, or there is no room for more."""
         return now - self._parts[1].at >= BEFORE_S or self._weight > WEIGHT_LIMIT // 2 or self._shelf.full
@@ -130,15 +141,15 @@ class Tape:
 
     def _take(self, ended: Ended, spawned: float) -> Taken | None:
         """What it holds, if that was bad; it is empty afterwards."""
-        parts, began = tuple(self._parts), self._began
+        parts, began, incident = tuple(self._parts), self._began, self._incident or self._open_incident()
         self._parts.clear()
         self._put(-self._weight)
-        self._began = None
+        self._began, self._incident = None, 0
         if began is None or not parts:
             return None
         opened: tuple[Fact, ...] = () if parts[0].opened is None else (parts[0].opened,)
         facts = opened + tuple(fact for part in parts for fact in part.facts)
-        return Taken(self._id, Recording(spawned, facts), began, ended, parts[0].fleet)
+        return Taken(self._id, Recording(spawned, facts), began, ended, incident, parts[0].fleet)
 
 
 def excerpt(fleet: Fleet, name: str) -> Fleet:

@@ -26,7 +26,7 @@ BYTES_LIMIT = 64 << 20
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What a recording is of.
 
-    incident  its number when the recording was written; 0: none was open
+    incident  that was open while the verdict was bad; 0: none was
     began     when the verdict became bad
     ended     why it ends, in words
     fleet     the program, and those that it waits for, as they were when the recording begins
