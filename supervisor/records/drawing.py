@@ -215,4 +215,6 @@ def _drawn_row(chart: Chart, row: Row, y: int) -> Iterator[str]:
         yield "</g>"
     if row.how and row.bars:
         x = across(chart, row.bars[-1].end)
-        yield f'<text class="ended" x="{x + 3}" y="{y + 14}">&#x2715; {escape(row.how)}</text>'
+        end = x + 3 + (len(row.how) + 2) * LETTER > WIDTH
+        place = f'x="{WIDTH}" text-anchor="end"' if end else f'x="{x + 3}"'
+        yield f'<text class="ended" {place} y="{y + 14}">&#x2715; {escape(row.how)}</text>'

@@ -226,7 +226,8 @@ def _impact(found: Found) -> Iterator[Block]:
                 ("trouble", spell(noticed["trouble_s"]), "for so long somebody was waiting for over a second"),
             ),
         )
-        yield Text(f"It was counted from {noticed['looks']} looks at the kernel's tables of connections.")
+        looks = _counted(noticed["looks"], "look", "looks")
+        yield Text(f"It was counted from {looks} at the kernel's tables of connections.")
     else:
         yield Text(
             "Nothing is known of what customers noticed: no connection could be looked at. That is no sign that they noticed nothing."
