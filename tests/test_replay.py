@@ -51,13 +51,12 @@ STORE = InstanceId("store", 1)
 RULES = Ruled(0.0, HangSettings(), 1.0, beats=True, asked=False, watched=True)
 
 HANGS = """
-import socket, os
+import socket, time
 listener = socket.socket(fileno=3)
 while True:
     taken, _ = listener.accept()
     path = taken.recv(4096).split()[1]
-    if path == b"/spin":
-        while True: pass
+    if path == b"/sleep": time.sleep(1000)
     taken.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
     taken.close()
 """
@@ -70,7 +69,8 @@ http = "/health"
 every = "0.2s"
 [program.shop.hang]
 suspect = "{suspect}"
-certain = "{certain}"
+certain = "1s"
+blocked = "{blocked}"
 """
 
 
@@ -275,11 +275,11 @@ def test_recordings_on_disk_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_daemon_records_a_hang_and_replay_says_what_would_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = free_port()
-    made = QUICK.format(command=python(HANGS), port=port, suspect="0.5s", certain="2s")
+    made = QUICK.format(command=python(HANGS), port=port, suspect="0.5s", blocked="2s")
     with Supervised(tmp_path, made) as daemon:
         daemon.until("instance.ready")
         with socket.create_connection(("127.0.0.1", port)) as client:
-            client.sendall(b"GET /spin HTTP/1.1\r\n\r\n")
+            client.sendall(b"GET /sleep HTTP/1.1\r\n\r\n")
             daemon.until("instance.condemned", subject="shop:1")
             folder = tmp_path / "state" / "recordings"
             daemon.wait_for(lambda: any(folder.glob("*.recording")))
@@ -294,7 +294,7 @@ def test_daemon_records_a_hang_and_replay_says_what_would_differ(tmp_path: Path,
     assert (same["differences"], same["in_all"], same["unknown"]) == ([], [], [])
     assert same["seen"][0]["as_recorded"] == same["seen"][0]["tried"]
 
-    daemon.write(QUICK.format(command=python(HANGS), port=port, suspect="0.5s", certain="50s"))
+    daemon.write(QUICK.format(command=python(HANGS), port=port, suspect="0.5s", blocked="50s"))
     command(str(daemon.config), 1, None, as_json=False)
     page = capsys.readouterr().out
     assert "shop:1 would not have been killed" in page

@@ -53,8 +53,8 @@ from supervisor.policy.values import replace
 
 SAME_S = 0.3  # two instants nearer than this are one: looks come each quarter of a second
 STEPS_LIMIT = 200_000  # of one replay: an hour of a suspect that is looked at ten times a second, several times over
-AGAIN_S = 0.25  # how often the watcher tells of a suspect
-AGAIN_CALMER_S = 5.0  # and of what is neither suspect nor calm
+AGAIN_S = 5.0  # how often the watcher tells of what is neither suspect nor calm
+ASKED_S = 0.5  # so long after the last sample of a recording a look that was recorded may be made of it
 SPAWN_S = 0.01  # usual times, where the recorded incident has none
 BOOT_S = 1.0
 END_S = 0.1
@@ -149,7 +149,8 @@ def with_settings(fleet: Fleet, settings: ProgramSettings) -> Fleet:
 
 
 def looks(id: InstanceId, recording: Recording, hang: HangSettings) -> Iterator[tuple[float, Looked | WorkerLooked]]:
-    """What the watcher would have told of an instance: each verdict that is news, and again what lasts."""
+    """What the watcher would have told of an instance: each verdict that is news, and again what lasts. Of a suspect each look is told,
+    as those are among them which policy asked for."""
     sight = Sight(recording.spawned)
     told, told_at = None, -math.inf
     for fact in ruled(recording.facts, hang):
@@ -158,7 +159,7 @@ def looks(id: InstanceId, recording: Recording, hang: HangSettings) -> Iterator[
             continue
         at, finding = fact.at, sight.judge(fact.at)
         verdict = finding.verdict
-        again_s = AGAIN_S if verdict.kind in SUSPICIOUS else math.inf if verdict.kind in _CALM else AGAIN_CALMER_S
+        again_s = 0.0 if verdict.kind in SUSPICIOUS else math.inf if verdict.kind in _CALM else AGAIN_S
         if (verdict.kind, verdict.scope) != told or at - told_at >= again_s:
             told, told_at = (verdict.kind, verdict.scope), at
             yield at, Looked(id, at, finding.since, verdict)
@@ -369,4 +370,4 @@ def _seen_anew(each: Happened, spans: dict[InstanceId, tuple[float, float]]) -> 
     if not isinstance(each.event, Looked | WorkerLooked) or each.event.id not in spans:
         return False
     first, last = spans[each.event.id]
-    return first <= each.at <= last + AGAIN_S
+    return first <= each.at <= last + ASKED_S
