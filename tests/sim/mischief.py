@@ -396,7 +396,7 @@ def _program_problem(program: Program, site: Site) -> str:
     states = [i.state.value for i in program.instances]
     if states != ["ready"] * wanted:
         return f"{wanted} should be ready, and its instances are {states}"
-    if any(i.replace for i in program.instances):
+    if any(i.replace for i in program.instances) or program.proposed is not None:
         return "another should stand in the place of one"
     if program.removed:
         return "it was removed and is still there"
