@@ -13,6 +13,7 @@ from supervisor.commands.configuration import load
 from supervisor.commands.screen import safe, say, say_json, spell
 from supervisor.control.client import Refusal
 from supervisor.control.messages import REFUSED
+from supervisor.mechanism.tape import Ended
 from supervisor.model import HangSettings, ProgramSettings, Settings
 from supervisor.policy.replay import SEEN_S, Outcome, outcome, variants
 from supervisor.policy.rerun import Deed, Difference, Happened, What, differences, done, rerun
@@ -217,12 +218,14 @@ def _program(found: Sequence[Kept], tried: Settings) -> dict[str, Any]:
 def _row(words: str, outcomes: Sequence[tuple[Kept, Outcome]]) -> dict[str, Any]:
     proven = [(kept, found, found.proven) for kept, found in outcomes if found.proven is not None]
     hangs = [at - kept.head.began for kept, found, at in proven if found.alive is None]
+    left = [str(kept.head.id) for kept, found, _ in proven if found.alive is None and kept.head.ended == Ended.LEFT]
     wrong = [str(kept.head.id) for kept, found, _ in proven if found.alive is not None]
     return {
         "setting": words,
         "suspected": sum(found.suspected is not None for _, found in outcomes),
         "hangs_found": len(hangs),
         "found_after_s": round(median(hangs), 1) if hangs else None,
+        "left_when_asked": left,
         "healthy_proven_hung": wrong,
     }
 
@@ -235,5 +238,10 @@ def _days_page(answer: dict[str, Any]) -> Iterator[str]:
                 "" if row["found_after_s"] is None else f", {row['found_after_s']} s after the first bad verdict of then (median)"
             )
             wrong = ", ".join(row["healthy_proven_hung"]) or "none"
-            yield f"  {row['setting']}: {row['hangs_found']} proven hung{after}; healthy, and might have been killed: {wrong}"
+            left = (
+                f", of which {len(row['left_when_asked'])} left when asked to, and may have finished"
+                if row["left_when_asked"]
+                else ""
+            )
+            yield f"  {row['setting']}: {row['hangs_found']} proven hung{left}{after}; healthy, and might have been killed: {wrong}"
     yield UNPROVEN

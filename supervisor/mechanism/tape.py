@@ -33,6 +33,7 @@ WORKER_BAD_S = 10.0  # a worker that does nothing for so long: long requests are
 class Ended(StrEnum):
     CALM = "it was calm again"
     GONE = "the instance was gone"
+    LEFT = "the instance had left, as it was asked to"  # it may have finished, or its own master may have given up on a worker
     FULL = "the tape was full"
 
 
@@ -117,9 +118,9 @@ class Tape:
         self._sated = False
         return self._take(Ended.CALM, spawned) if self._began is not None else None
 
-    def end(self, spawned: float) -> Taken | None:
+    def end(self, spawned: float, ended: Ended = Ended.GONE) -> Taken | None:
         """The instance is gone."""
-        return self._take(Ended.GONE, spawned)
+        return self._take(ended, spawned)
 
     def _begin(self, at: float, sight: Sight) -> _Part:
         part = _Part(None if self._newborn else sight.opening(at), excerpt(self._fleet(), self._id.program), at, [])

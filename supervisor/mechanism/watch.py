@@ -30,7 +30,7 @@ from supervisor.mechanism.listening import Found, Listening, find
 from supervisor.mechanism.probes import CommandTarget, Target, TcpTarget, Whose, address_of, ours, targets
 from supervisor.mechanism.readiness import LIVED_S, readiness
 from supervisor.mechanism.sockdiag import SockDiag
-from supervisor.mechanism.tape import Shelf, Taken, Tape
+from supervisor.mechanism.tape import Ended, Shelf, Taken, Tape
 from supervisor.mechanism.vitals import Sampler, Vitals
 from supervisor.mechanism.watched import DENSE_FOR_S, WatchedInstance, WatchedProgram
 from supervisor.model import (
@@ -220,6 +220,7 @@ class Watcher:
         program, instance = self._named(id)
         if program is not None and instance is not None:
             now = time.monotonic()
+            instance.died = True
             program.tally.died(frozenset(instance.sampler.pids) if program.shared else None, now)
             self._tell_toll(id.program, now)
 
@@ -229,7 +230,8 @@ class Watcher:
         instance = program.instances.pop(id, None) if program is not None else None
         if instance is not None:
             instance.asker.close()
-            if (taken := instance.last.end(instance.spawned)) is not None:
+            ended = Ended.GONE if instance.died else Ended.LEFT
+            if (taken := instance.last.end(instance.spawned, ended)) is not None:
                 self._keep(taken)
         if (look := self._looks.pop(id, None)) is not None:
             look.cancel()

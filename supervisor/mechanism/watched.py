@@ -32,6 +32,7 @@ class WatchedInstance:
         self.sampler = sampler
         self.sight = Sight(now)
         self.last = last
+        self.died = False  # it did not finish what it had begun
         self.tape: Callable[[Fact], None] | None = None  # whoever wants to know each thing that is seen
         self.asker = Asker(targets, self.take, heard)
         self.workers = Workers()
