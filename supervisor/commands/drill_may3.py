@@ -24,8 +24,8 @@ from supervisor.commands.screen import remark, safe, spell
 
 PROBATION_S = 3  # else the first loop alone would take the release back, and the morning would end there; 10 min at the default
 SOON_S = 10.0  # to be found, relieved and told
-PROVEN_S = 90.0  # to be proven hung beside its relief: 30 s, more where the processors are busy
-DEPLOY_S = 30.0
+PROVEN_S = 240.0  # to be proven hung beside its relief: 30 s, and minutes where others keep it from the processors
+DEPLOY_S = 60.0
 COUPON = "/checkout?coupon=LOOP"
 NAMED = Expected((), ("apply_coupon", "store.py:", "/checkout", drill_store.LOOPING.name))
 HEAD = ("time in 2023", "what happened then", "what happened in this drill")

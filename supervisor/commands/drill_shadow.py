@@ -33,7 +33,7 @@ from supervisor.records.journal import JournalError
 
 MARK = "DRILL-"  # before the program's name: it stands in each message, log line and process of a drill
 CLOCK_STEP_S = 0.001  # of the times in the story, which are cut to it
-STEP_S = 0.02  # between two looks at what the shadow wrote
+STEP_S = 0.05  # between two looks at what the shadow wrote: each reads all of it
 BOOT_S = 60.0  # for the daemon and the program to be there
 CALM_STOP_S = 2.0  # for a stop in peace, which what hangs does not heed
 STOP_S = 15.0  # and for the quick one
