@@ -138,7 +138,9 @@ def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "affected" in found:
         yield "affected", found["affected"]
     unserved = (
-        f"nobody was served for {spell(found['unserved_s'])}" if found["unserved_s"] else "an instance was ready all the time"
+        f"nobody was served for {spell(found['unserved_s'])}"
+        if found["unserved_s"]
+        else "an instance was ready all the time since it was opened"
     )
     if found["unserved_since"]:
         unserved = f"nobody has been served since {clock_time(found['unserved_since'])}"

@@ -55,7 +55,9 @@ def all_clear(program: Program, incident: Incident, world: World, calm: float, u
 def cost(incident: Incident) -> str:
     """What it cost customers, as far as is known, for operators."""
     total_s = incident.impact.total_s
-    served = f"nobody was served for {spell(total_s)} of it" if total_s else "an instance was ready all the time"
+    served = (
+        f"nobody was served for {spell(total_s)} of it" if total_s else "an instance was ready all the time since it was opened"
+    )
     return f"{served}; {toll.words(incident.toll)}"
 
 

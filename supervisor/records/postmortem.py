@@ -49,7 +49,7 @@ CALM_S = 20.0  # before the first bad sign that is drawn, to compare with
 SEEN_S = 0.05  # what is shorter is shown as 0.0 s
 SEEN = ", and what was seen of those that were in trouble"
 UNRECORDED = "Latency, queue and processor are not drawn: no recording of what was seen is left."
-ALWAYS = "an instance was ready all the time"
+ALWAYS = "an instance was ready all the time since it was opened"
 MINUS, UNBROKEN = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 
