@@ -1,4 +1,4 @@
-"""`reviver drill may3`: the morning of May 3, 2023 again, in about two minutes, under load, beside what happened then.
+"""`reviver drill may3`: the morning of May 3, 2023 again, in some minutes, under load, beside what happened then.
 
 It prints Markdown, which is its transcript too. What it says of today was seen in the shadow's story, in the messages that were handed
 over, and by its customers; what it says of 2023 is the company's own account.
