@@ -392,7 +392,8 @@ def drill(config: str | None, as_json: bool, tell: bool, fault: str, name: str) 
     FAULT is hang, crash, crash-loop, bad-release, slow-boot, dead-dependency or leak.
 
     With NAME in a shadow of a program that is marked `drill = true`: hang, crash or crash-loop.
-    may3 is a whole morning in 90 s, or three minutes on a busy host: a release with an endless loop, found, told, taken back, mended; a transcript in Markdown.
+    may3 is a whole morning in 90 s, or three minutes on a busy host: a release with an endless loop, found, told, taken back,
+    mended; a transcript in Markdown.
 
     The shadow is a Reviver of its own; the one that you run, and its programs, are not touched. It measures how soon the fault was found,
     its cause named, people told, all well again, and what customers noticed; exits 1 when something was not as it should be.
