@@ -134,7 +134,7 @@ STORIES = {
         101.0 start 2
         101.2 tell hang
         101.5 stop 1
-        161.5 tell over
+        168.1 tell over
         """,
     ),
     "a watched suspect recovers beside its relief: the newest wins, the oldest leaves": (
@@ -704,7 +704,7 @@ STORIES = {
         101.0 start 3
         101.2 tell hang
         108.0 stop 2
-        168.0 tell over
+        168.1 tell over
         """,
     ),
     "a wave of poison that was proven before: each is killed as soon as it holds all": (
@@ -774,7 +774,7 @@ STORIES = {
         101.2 tell hang
         101.3 tell waiting
         160.0 stop 2
-        220.0 tell over
+        220.1 tell over
         """,
     ),
     "one that waits on while another serves again has no excuse any more": (
@@ -824,11 +824,11 @@ STORIES = {
         101.5 stop 1
         104.0 start 4
         104.5 stop 2
-        164.5 tell over
         280.0 kill 1
         280.0 knows query x1
         580.0 kill 2
         580.0 knows query x2
+        640.0 tell over
         """,
     ),
     "a dead database twice within a day is no reason to go back": (

@@ -169,10 +169,10 @@ def _join(program: Program, fact: Fact, world: World) -> Program:
 
 
 def _calm(program: Program, up: int) -> bool:
-    """Whether all is as it should be: as many ready as wanted, nobody suspect or failing."""
+    """Whether all is as it should be: as many ready as wanted, nobody suspect or failing, and no suspect's end still to come."""
     if program.facts or (up and (program.crash_loop or program.broken)):
         return False
-    if any(i.state in (State.SUSPECT, State.KILLING) for i in program.instances):
+    if any(i.state in (State.SUSPECT, State.KILLING) or i.suspected is not None for i in program.instances):
         return False
     return ready(program) >= up if up else not program.instances
 
