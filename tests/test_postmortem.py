@@ -127,7 +127,7 @@ def test_it_has_all_sections_and_its_figures_in_order(room: Room) -> None:
     assert tuple(re.findall(r"^## (.*)$", said, re.MULTILINE)) == SECTIONS
     assert "| broken | 1 |" in said
     assert "- waits on unix sockets" in said
-    assert "| customers | an instance was ready all the time since it was opened;" in said, "there may have been one that the story does not name"
+    assert "| customers | an instance was ready all the time since it was opened;" in said, "one may have been that is not named"
     assert "- store:2 was ready 2.0 s after the first bad sign" in said
     assert "loops in shop.py:36 apply()" in said
     assert "- store:1: running 20 s, suspect 2.0 s, retiring 8.0 s, killed" in said
