@@ -247,7 +247,10 @@ class Answering:
 
 async def gone(answerer: Answerer) -> None:
     """Until it is reaped: its pidfd is closed then, so another one is looked at."""
-    pidfd = os.pidfd_open(answerer.pid)
+    try:
+        pidfd = os.pidfd_open(answerer.pid)
+    except ProcessLookupError:
+        return  # reaped already
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(pidfd, ended.set)
     try:
