@@ -12,7 +12,6 @@ from supervisor.model import (
     Candidate,
     DeployAsked,
     Effect,
-    Fact,
     LaunchSettings,
     Link,
     Preflight,
@@ -31,7 +30,7 @@ from supervisor.policy import releases
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
 from supervisor.policy.wanted import World, hands_off, returnable, stale, wanted, way_back
-from supervisor.policy.words import note, release_of, spell
+from supervisor.policy.words import fact, note, release_of, spell
 
 SWITCH_AGAIN_S = 10.0  # a switch that was not answered, or not well, is asked for again: a full disk is mended some time
 UNDONE = "what it changed elsewhere (a database) stays changed"
@@ -185,16 +184,15 @@ def preflighted(program: Program, event: Preflighted, now: float) -> Program:
     if program.good is not None and program.good != build:
         return _give_up(program, program.good, why)
     text = f"{program.settings.name} build {event.build}{release_of(build)} failed its preflight: {event.problem}"
-    fact = Fact("preflight", Severity.CRITICAL, text)
-    return replace(program, preflight=Preflight.NEEDED, failed=now, broken=event.problem, facts=(*program.facts, fact))
+    program = replace(program, preflight=Preflight.NEEDED, failed=now, broken=event.problem)
+    return fact(program, "preflight", Severity.CRITICAL, text)
 
 
 def _drop(program: Program, build: Build, why: str) -> Program:
     """What was proposed is not taken up. Nothing of it ran, and nothing else moved."""
     text = f"build {build.number}{release_of(build)} is not taken up, and nothing was changed: {why}"
     program = note(replace(program, proposed=None, preflight=Preflight.PASSED, refused=build), "build.refused", text)
-    fact = Fact("refused", Severity.WARNING, f"{program.settings.name}: {text}")
-    return replace(program, facts=(*program.facts, fact))
+    return fact(program, "refused", Severity.WARNING, f"{program.settings.name}: {text}")
 
 
 def switched(program: Program, event: Switched) -> Program:
@@ -217,7 +215,7 @@ def switched(program: Program, event: Switched) -> Program:
     text = f"{link.path} does not name {event.directory}, which is to run: {event.problem}"
     text += f"; it is tried again each {spell(SWITCH_AGAIN_S)}"
     program = note(program, "release.not_switched", text)
-    return replace(program, facts=(*program.facts, Fact("link", Severity.CRITICAL, f"{program.settings.name}: {text}")))
+    return fact(program, "link", Severity.CRITICAL, f"{program.settings.name}: {text}")
 
 
 def trial(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:
@@ -267,7 +265,7 @@ def _give_up(program: Program, back: Build, why: str) -> Program:
         if trying is None or trying.served:
             text += f"; {UNDONE}"
     program = note(replace(choose(program, back), refused=lost), "build.lost", text)
-    return replace(program, facts=(*program.facts, Fact("rollback", Severity.CRITICAL, f"{program.settings.name}: {text}")))
+    return fact(program, "rollback", Severity.CRITICAL, f"{program.settings.name}: {text}")
 
 
 def _hold(program: Program, trying: Trial, good: Build, now: float) -> Program:
@@ -277,7 +275,7 @@ def _hold(program: Program, trying: Trial, good: Build, now: float) -> Program:
         program = releases.became(program, lost, Standing.FAILED, trying.lost)
     text = f"build {lost.number}{release_of(lost)} fails: {trying.lost}; {_mend(program, good)}"
     program = note(replace(program, trial=Trial(lost.number, now, deployed=trying.deployed)), "build.failed", text)
-    return replace(program, facts=(*program.facts, Fact("release", Severity.CRITICAL, f"{name}: {text}")))
+    return fact(program, "release", Severity.CRITICAL, f"{name}: {text}")
 
 
 def _mend(program: Program, good: Build) -> str:

@@ -6,12 +6,12 @@ the backoff, the ceiling of instances that may live at once, the relief budget, 
 
 from __future__ import annotations
 
-from supervisor.model import Build, Effect, Fact, Instance, InstanceId, Preflight, Program, RunPreflight, Severity, Spawn, State
+from supervisor.model import Build, Effect, Instance, InstanceId, Preflight, Program, RunPreflight, Severity, Spawn, State
 from supervisor.policy import history
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
 from supervisor.policy.wanted import World, ceiling, cleared, counts, hands_off, ready, stale, suspects, wanted, way_back
-from supervisor.policy.words import enumerated, note, release_of, spell
+from supervisor.policy.words import enumerated, fact, note, release_of, spell, told
 
 RELIEF_WINDOW_S = 60.0
 PREFLIGHT_S = 600.0  # a build's preflight commands together
@@ -89,12 +89,10 @@ def _no_relief(program: Program, suspected: list[Instance]) -> str:
 
 def _relief_refused(program: Program, why: str) -> Program:
     """The careful path until nothing is in the way, and people are told."""
-    if program.incident is not None and "relief-budget" in program.incident.told:
-        return program
-    if any(fact.key == "relief-budget" for fact in program.facts):
+    if told(program, "relief-budget"):
         return program
     text = f"{program.settings.name}: {why}; no relief for now, the careful path is left"
-    return replace(note(program, "relief.refused", text), facts=(*program.facts, Fact("relief-budget", Severity.CRITICAL, text)))
+    return fact(note(program, "relief.refused", text), "relief-budget", Severity.CRITICAL, text)
 
 
 def prepare(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...]]:

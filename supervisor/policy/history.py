@@ -11,7 +11,6 @@ import zlib
 from supervisor.model import (
     Blame,
     Exited,
-    Fact,
     Instance,
     Program,
     RestartSettings,
@@ -24,7 +23,7 @@ from supervisor.model import (
 from supervisor.policy import memory
 from supervisor.policy.values import replace
 from supervisor.policy.wanted import SERVED, release
-from supervisor.policy.words import note, spell
+from supervisor.policy.words import fact, note, spell
 
 STEP_S = 0.5  # the first restart after an unhealthy run waits this long, each further one twice the last
 JITTER = 0.2  # so that many hosts that failed together do not start together
@@ -98,7 +97,9 @@ def moved_again(instance: Instance) -> bool:
 def never_ready(program: Program, instance: Instance, now: float, why: str) -> Program:
     """Its time to become ready is over: that counts now, for its successor may start before its end is heard."""
     program = replace(program, slow_starts=program.slow_starts + 1)
-    return _told(fail(program, instance, now, why, delayed=True), instance, "start", f"{instance.id} {why}; killed")
+    return fact(
+        fail(program, instance, now, why, delayed=True), "start", Severity.WARNING, f"{instance.id} {why}; killed", instance
+    )
 
 
 def _asked(instance: Instance) -> str:
@@ -118,7 +119,7 @@ def _unasked(program: Program, instance: Instance, event: Exited, words: str, no
         return replace(program, resting=program.resting + 1)
     text = f"ended by itself: {words}; it had been {age}" + ('; it rests (when = "never")' if when is RestartWhen.NEVER else "")
     program = note(program, "instance.failed", text, instance)
-    program = _told(program, instance, "crash", f"{instance.id} {text}")
+    program = fact(program, "crash", Severity.WARNING, f"{instance.id} {text}", instance)
     if when is RestartWhen.NEVER:
         return replace(program, resting=program.resting + 1)
     return fail(program, instance, now, words, delayed=True)
@@ -131,13 +132,9 @@ def spawn_failed(program: Program, instance: Instance, event: SpawnFailed, now: 
     text = f"{name} cannot be started: {event.reason}"
     trial = _tried(program, instance, text) if event.permanent else program.trial
     program = _halted(program)
-    return _told(
-        replace(program, failed=now, attempt=program.attempt + 1, broken=event.reason if event.permanent else "", trial=trial),
-        instance,
-        "cannot-start",
-        text,
-        Severity.CRITICAL,
-    )
+    broken = event.reason if event.permanent else ""
+    program = replace(program, failed=now, attempt=program.attempt + 1, broken=broken, trial=trial)
+    return fact(program, "cannot-start", Severity.CRITICAL, text, instance)
 
 
 def fail(program: Program, instance: Instance, now: float, text: str, *, delayed: bool) -> Program:
@@ -162,7 +159,7 @@ def fail(program: Program, instance: Instance, now: float, text: str, *, delayed
         because = f"{len(failures)} failures within {spell(now - failures[0])}, the last: {text}"
         story = f"crash loop: {because}; it goes on, one start each {spell(settings.limit_s)}"
         failed = note(failed, "program.crash_looped", story)
-        failed = _told(failed, instance, "crash-loop", f"{program.settings.name} is in a {story}", Severity.CRITICAL)
+        failed = fact(failed, "crash-loop", Severity.CRITICAL, f"{program.settings.name} is in a {story}", instance)
     return failed
 
 
@@ -206,7 +203,3 @@ def _known_before(program: Program, instance: Instance) -> bool:
     """Whether its cause was proven under another release already: then it did not come with this one."""
     before = memory.known(program, instance)
     return before is not None and bool(before.proven) and before.release != release(program, instance)
-
-
-def _told(program: Program, instance: Instance, key: str, text: str, severity: Severity = Severity.WARNING) -> Program:
-    return replace(program, facts=(*program.facts, Fact(key, severity, text, str(instance.id))))

@@ -17,7 +17,6 @@ from supervisor.model import (
     Blame,
     Demote,
     Effect,
-    Fact,
     Instance,
     Kill,
     Kind,
@@ -50,7 +49,7 @@ from supervisor.policy.wanted import (
     stuck,
     suspects,
 )
-from supervisor.policy.words import note, release_of, spell
+from supervisor.policy.words import fact, note, release_of, spell, told
 
 STARVED_TIMES = 3.0  # `suspect`, on a host that is starved
 LOOK_FRESH_S = 2.0  # an older look changes nothing
@@ -292,9 +291,7 @@ def _report(program: Program, instance: Instance, clock: Clock) -> tuple[Program
 
 
 def _fact(program: Program, instance: Instance, key: str, severity: Severity, text: str) -> Program:
-    if any(fact.key == key for fact in program.facts) or (program.incident is not None and key in program.incident.told):
-        return program
-    return replace(program, facts=(*program.facts, Fact(key, severity, text, str(instance.id))))
+    return program if told(program, key) else fact(program, key, severity, text, instance)
 
 
 def _silent(instance: Instance, verdict: Verdict, suspect_s: float) -> bool:

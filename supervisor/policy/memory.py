@@ -6,13 +6,13 @@ counts: a suspect that answers again, or finishes its work after it was asked to
 
 from __future__ import annotations
 
-from supervisor.model import Effect, Fact, Instance, Known, Program, Remember, Severity
+from supervisor.model import Effect, Instance, Known, Program, Remember, Severity
 from supervisor.policy import ladder
 from supervisor.policy.clock import Clock
 from supervisor.policy.ladder import Rung
 from supervisor.policy.values import replace
 from supervisor.policy.wanted import World
-from supervisor.policy.words import note, ordinal, spell
+from supervisor.policy.words import fact, note, ordinal, spell
 
 KEPT_S = 7 * 86400.0  # a slow loop of any shorter period is recognised
 CAUSES_LIMIT = 100  # of one program: more different loops than that are no memory any more
@@ -44,7 +44,7 @@ def met(program: Program, instance: Instance, release: str, now: float) -> Progr
         return program
     text = f"{instance.id}: the same as before, {before.where}: {_times(before, now)}"
     program = note(program, "cause.recurred", text, instance)
-    return replace(program, facts=(*program.facts, Fact("recurrence", Severity.CRITICAL, text, str(instance.id))))
+    return fact(program, "recurrence", Severity.CRITICAL, text, instance)
 
 
 def proven(program: Program, instance: Instance, release: str, now: float) -> Program:
@@ -63,7 +63,7 @@ def proven(program: Program, instance: Instance, release: str, now: float) -> Pr
         case Rung.PEOPLE:
             text = f"{program.settings.name} needs you: {after.where} hung it {spell(now - after.proven[0])} ago for the first time"
             text += f", and now for the {ordinal(len(after.proven))}; a restart does not cure it"
-            return replace(program, facts=(*program.facts, Fact("needs-you", Severity.CRITICAL, text, str(instance.id))))
+            return fact(program, "needs-you", Severity.CRITICAL, text, instance)
         case Rung.INSTANCE:
             return program
 

@@ -6,11 +6,11 @@ connection that died without a word is cured by that.
 
 from __future__ import annotations
 
-from supervisor.model import Effect, Fact, Instance, Outside, Program, Severity, State
+from supervisor.model import Effect, Instance, Outside, Program, Severity, State
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
 from supervisor.policy.wanted import World, excused
-from supervisor.policy.words import note, spell
+from supervisor.policy.words import fact, note, spell, told
 
 TRY_AGAIN_S = 300.0
 
@@ -57,13 +57,11 @@ def spared(program: Program, instance: Instance) -> Program:
 def _tell(program: Program, now: Outside, clock: Clock) -> Program:
     waiting = [i for i in program.instances if excused(program, i)]
     program = replace(program, outside=now)
-    if not waiting or (program.incident is not None and "waiting" in program.incident.told):
-        return program
-    if any(fact.key == "waiting" for fact in program.facts):
+    if not waiting or told(program, "waiting"):
         return program
     who = f"{len(waiting)} of {len(program.instances)} instances wait"
     text = f"{program.settings.name}: {who} for {now.peer}, since {spell(clock.now - now.since)}; killing them would cure nothing"
-    return replace(note(program, "program.waits_outside", text), facts=(*program.facts, Fact("waiting", Severity.CRITICAL, text)))
+    return fact(note(program, "program.waits_outside", text), "waiting", Severity.CRITICAL, text)
 
 
 def _serving(program: Program) -> list[Instance]:

@@ -19,7 +19,6 @@ from supervisor.model import (
     EvidenceTaken,
     Exited,
     Extended,
-    Fact,
     HoldAsked,
     HoldEndAsked,
     Incident,
@@ -73,7 +72,7 @@ from supervisor.policy.wanted import (
     stale,
     wanted,
 )
-from supervisor.policy.words import note, spell
+from supervisor.policy.words import fact, note, spell
 
 ROUNDS = 50  # far more than any settling takes: beyond it two stages undo each other, which is our defect
 
@@ -323,7 +322,7 @@ def serve(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[
     if not clock.due(since + program.settings.health.start_s) or (program.incident is not None and "down" in program.incident.told):
         return program, ()
     text = f"no instance of {program.settings.name} is ready, for {spell(clock.now - since)} now"
-    return replace(note(program, "program.down", text), facts=(*program.facts, Fact("down", Severity.CRITICAL, text))), ()
+    return fact(note(program, "program.down", text), "down", Severity.CRITICAL, text), ()
 
 
 STAGES: tuple[Stage, ...] = (

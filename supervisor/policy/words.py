@@ -1,8 +1,8 @@
-"""How policy speaks: durations for people, and lines of the story."""
+"""How policy speaks: durations for people, lines of the story, and facts that people may have to know."""
 
 from __future__ import annotations
 
-from supervisor.model import Build, Instance, Note, Program
+from supervisor.model import Build, Fact, Instance, Note, Program, Severity
 from supervisor.policy.values import replace
 
 REFRAINED_KEPT = 50  # keys of what a hold kept from being done: a long hold over a sick program says some of it again
@@ -23,6 +23,16 @@ def note(program: Program, name: str, text: str, instance: Instance | None = Non
     """The program with one more line of its story, about the instance or the program itself."""
     subject = program.settings.name if instance is None else str(instance.id)
     return replace(program, notes=(*program.notes, Note(subject, name, text)))
+
+
+def fact(program: Program, key: str, severity: Severity, text: str, instance: Instance | None = None) -> Program:
+    """The program with one more fact that people may have to know, about the instance or the program itself."""
+    return replace(program, facts=(*program.facts, Fact(key, severity, text, "" if instance is None else str(instance.id))))
+
+
+def told(program: Program, key: str) -> bool:
+    """Whether people know this in the incident that is open, or are about to be told."""
+    return any(fact.key == key for fact in program.facts) or (program.incident is not None and key in program.incident.told)
 
 
 def refrained(program: Program, key: str, text: str, instance: Instance | None = None) -> Program:
