@@ -75,15 +75,12 @@ def listeners(instances: Iterable[tuple[int, int]]) -> tuple[int, ...]:
 
 
 def _seize(pid: int, start_ticks: int) -> int:
-    """A pidfd of exactly that process, -1 when it is gone."""
+    """A pidfd of exactly that process, -1 when it is gone, or no descriptor is left."""
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = tree.seize(pid, start_ticks)
     except OSError:
         return -1
-    if tree.start_ticks(pid) == start_ticks:
-        return pidfd
-    os.close(pidfd)
-    return -1
+    return -1 if pidfd is None else pidfd
 
 
 def _unborn(pid: int, pidfd: int) -> bool:

@@ -107,18 +107,18 @@ class Reaper:
         if watched is None:
             self._loop.call_soon(self._post, Exited(id, None, 0, "unknown"))
         elif not watched.exited:
-            _send(watched.pidfd, signal.Signals[f"SIG{name}"])
+            trees.send(watched.pidfd, signal.Signals[f"SIG{name}"])
 
     def signal_worker(self, id: InstanceId, pid: int, start_ticks: int, name: str) -> None:
         """Send one signal to one process of the instance's tree, if it is still the one that started then. No answer."""
         if id in self._watched:
-            with contextlib.suppress(OSError):  # it is gone already
-                pidfd = os.pidfd_open(pid)
-                try:
-                    if trees.start_ticks(pid) == start_ticks:
-                        _send(pidfd, signal.Signals[f"SIG{name}"])
-                finally:
-                    os.close(pidfd)
+            with contextlib.suppress(OSError):  # no descriptor is left: the next look asks for it again
+                pidfd = trees.seize(pid, start_ticks)
+                if pidfd is not None:
+                    try:
+                        trees.send(pidfd, signal.Signals[f"SIG{name}"])
+                    finally:
+                        os.close(pidfd)
 
     def kill(self, id: InstanceId) -> None:
         """SIGKILL to the whole tree; answered by Exited when all of it is gone, or at once when it is gone already.
@@ -132,7 +132,7 @@ class Reaper:
             if watched.exited or watched.foster or self._strangers() or trees.children(watched.tree.leader):
                 self._end(id, watched)
             else:
-                _send(watched.pidfd, signal.SIGKILL)
+                trees.send(watched.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         """Watch nothing any more. What lives goes on living."""
@@ -255,12 +255,6 @@ class Reaper:
 def _fostered(foster: int, known: frozenset[int]) -> list[int]:
     """Where what left an adopted tree is to be looked for: with whoever got it, and among our own orphans."""
     return [pid for pid in (*trees.children(foster), *trees.orphans()) if pid not in known]
-
-
-def _send(pidfd: int, number: signal.Signals) -> None:
-    # it ended, and its exit is on the way; or it became another user's, and then policy's patience decides
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        signal.pidfd_send_signal(pidfd, number)
 
 
 def _reap(pid: int) -> None:

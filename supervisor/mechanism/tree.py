@@ -169,17 +169,17 @@ def _stop_all(
         fresh = [(pid, ticks) for pid, ticks in living(of, strangers(), seen).items() if pid not in held]
         for pid, ticks in fresh[: HELD_LIMIT - len(held)]:
             seen[pid] = ticks
-            pidfd = _seize(pid, ticks)
+            pidfd = seize(pid, ticks)
             if pidfd is not None:
                 held[pid] = pidfd
-                _send(pidfd, signal.SIGSTOP)
+                send(pidfd, signal.SIGSTOP)
         if not fresh or time.monotonic() >= deadline:
             break
 
 
 def _kill_all(of: Tree, held: dict[int, int]) -> None:
     for pidfd in held.values():
-        _send(pidfd, signal.SIGKILL)
+        send(pidfd, signal.SIGKILL)
     _wait(held.values(), ROUND_S)
     for pid, pidfd in held.items():
         if pid != of.leader:
@@ -193,7 +193,7 @@ def _reap_members(of: Tree) -> None:
         state = stat(pid)
         if pid == of.leader or state is None or state.lives or str(cgroups.where(pid)) != of.group:
             continue
-        pidfd = _seize(pid, state.start_ticks)
+        pidfd = seize(pid, state.start_ticks)
         if pidfd is not None:
             _reap(pidfd)
             os.close(pidfd)
@@ -220,8 +220,8 @@ def _descent(roots: list[int]) -> list[int]:
     return found
 
 
-def _seize(pid: int, ticks: int) -> int | None:
-    """The pidfd of exactly that process, None when it is gone."""
+def seize(pid: int, ticks: int) -> int | None:
+    """The pidfd of exactly that process, None when it is gone. Raises OSError when our own descriptors are used up."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -232,8 +232,9 @@ def _seize(pid: int, ticks: int) -> int | None:
     return None
 
 
-def _send(pidfd: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or it is not ours to end: then it is counted
+def send(pidfd: int, number: int) -> None:
+    """Signal it, unless it is gone, or became another user's: a tree counts it then, and for an instance policy's patience decides."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(pidfd, number)
 
 
