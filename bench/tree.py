@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from bench.escapers import WIPED, bomb, hopper
 from bench.ground import GroundError
 from bench.report import Report, spread
 from supervisor.mechanism import cgroups, tree
@@ -28,62 +29,10 @@ ROUNDS = 10
 END_S = 2.0  # as the daemon has for it
 READY_S = 20.0
 BOMB_SIZE = 150
+LASTS_S = 30  # of what nobody ends
 ID = InstanceId("tree", 1)
 
-# Each says that it is ready, and ends by itself within 30 s.
-DAEMONS = """
-import os, time
-read, write = os.pipe()
-for _ in range(10):
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            os.write(write, b"x")
-            os.execve("/bin/sleep", ["sleep", "30"], {})
-        os._exit(0)
-    os.wait()
-seen = b""
-while len(seen) < 10:
-    seen += os.read(read, 10)
-print("ready", flush=True)
-time.sleep(30)
-"""
-HOPPER = """
-import os, time
-ends = time.monotonic() + 30
-if os.fork() == 0:
-    print("ready", flush=True)
-    while time.monotonic() < ends:
-        time.sleep(0.001)
-        if os.fork():
-            os._exit(0)
-        os.setsid()
-    os._exit(0)
-time.sleep(30)
-"""
-BOMB = f"""
-import os, signal, time
-tokens, more = os.pipe()
-os.set_blocking(tokens, False)
-os.write(more, b"x" * {4 * BOMB_SIZE})
-live, count = os.pipe()
-if os.fork() == 0:
-    while True:
-        signal.alarm(30)
-        os.write(count, b"x")
-        try:
-            while os.read(tokens, 1):
-                if os.fork() == 0:
-                    break
-                time.sleep(0.02)
-        except BlockingIOError:
-            signal.pause()
-seen = 0
-while seen < {BOMB_SIZE}:
-    seen += len(os.read(live, {BOMB_SIZE}))
-print("ready", flush=True)
-time.sleep(30)
-"""
+# A bomb without an end; each of it lives for 30 s at most.
 ENDLESS = """
 import os, signal
 print("ready", flush=True)
@@ -95,7 +44,7 @@ while True:
     except OSError:
         pass
 """
-TREES = {"10 daemons": DAEMONS, "re-forker": HOPPER, f"fork bomb of {BOMB_SIZE}": BOMB}
+TREES = {"10 daemons": WIPED, "re-forker": hopper(LASTS_S), f"fork bomb of {BOMB_SIZE}": bomb(BOMB_SIZE, LASTS_S)}
 
 
 def measure() -> Report:

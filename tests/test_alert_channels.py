@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -42,19 +42,6 @@ MESSAGE = Message(
     runbook="https://wiki/store",
 )
 DEADLINE_S = 15.0
-
-
-@pytest.fixture
-def receive() -> Iterator[Callable[..., Receiver]]:
-    receivers: list[Receiver] = []
-
-    def make(*answers: int | str) -> Receiver:
-        receivers.append(Receiver(answers))
-        return receivers[-1]
-
-    yield make
-    for receiver in receivers:
-        receiver.end()
 
 
 class Mailbox:

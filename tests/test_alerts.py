@@ -55,19 +55,6 @@ def send(target: str, deadline_s: float = DEADLINE_S) -> list[str]:
     return logged
 
 
-@pytest.fixture
-def receive() -> Iterator[Callable[..., Receiver]]:
-    receivers: list[Receiver] = []
-
-    def make(*answers: int | str) -> Receiver:
-        receivers.append(Receiver(answers))
-        return receivers[-1]
-
-    yield make
-    for receiver in receivers:
-        receiver.end()
-
-
 # channels
 
 

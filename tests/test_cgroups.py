@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.escapers import WIPED
 from supervisor.lanes import Lane
 from supervisor.mechanism import cgroups, deaths, tree
 from supervisor.mechanism.cgroups import Groups, NoGroupsError, idle_limits, survey
@@ -20,11 +21,10 @@ from supervisor.mechanism.reap import Reaper
 from supervisor.model import Build, Event, Exited, InstanceId, LaunchSettings, Limits, OutputTo, Spawn
 from tests.processes import gone_within, reap_all, set_subreaper
 from tests.supervised import Supervised, python
-from tests.test_reap import BOMB, DAEMONS, HOPPER
+from tests.test_reap import BOMB, HOPPER
 
 ID = InstanceId("store", 8)
 DEADLINE_S = 20.0
-WIPED = DAEMONS.replace("            time.sleep(30)", '            os.execve("/bin/sleep", ["sleep", "30"], {})')
 ALL = Limits(memory_bytes=64 << 20, cpu=0.5, processes=40)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.escapers import DAEMONS, bomb, hopper
 from supervisor.lanes import Lane
 from supervisor.mechanism import exits, reap, tree
 from supervisor.mechanism.launch import Child, launch, open_gate
@@ -22,66 +23,7 @@ from tests.processes import gone_within, reap_all, set_subreaper
 ID = InstanceId("store", 8)
 DEADLINE_S = 20.0
 
-# Ten daemons, each double-forked into a session of its own: `ready` is written once all live.
-DAEMONS = """
-import os, signal, sys, time
-read, write = os.pipe()
-for _ in range(10):
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            os.write(write, b"x")
-            time.sleep(30)
-        os._exit(0)
-    os.wait()
-seen = b""
-while len(seen) < 10:
-    seen += os.read(read, 10)
-print("ready", flush=True)
-time.sleep(30)
-"""
-
-# A process that is another one each millisecond: it forks, in a new session, and ends. For 15 s at most.
-HOPPER = """
-import os, sys, time
-ends = time.monotonic() + 15
-if os.fork() == 0:
-    print("ready", flush=True)
-    while time.monotonic() < ends:
-        time.sleep(0.001)
-        if os.fork():
-            os._exit(0)
-        os.setsid()
-    os._exit(0)
-time.sleep(30)
-"""
-
-# A bomb of 150: each forks as long as it gets a token out of the pipe. 600 tokens and 15 s at most; `ready` is said at 150.
-BOMB = """
-import os, signal, time
-tokens, more = os.pipe()
-os.set_blocking(tokens, False)
-os.write(more, b"x" * 600)
-live, count = os.pipe()
-if os.fork() == 0:
-    while True:
-        signal.alarm(15)
-        os.write(count, b"x")
-        try:
-            while os.read(tokens, 1):
-                if os.fork() == 0:
-                    break
-                time.sleep(0.02)
-            else:
-                continue
-        except BlockingIOError:
-            signal.pause()
-seen = 0
-while seen < 150:
-    seen += len(os.read(live, 150))
-print("ready", flush=True)
-time.sleep(30)
-"""
+HOPPER, BOMB = hopper(15), bomb(150, 15)
 
 
 class World:
