@@ -34,8 +34,16 @@ class NotExecutable(ValueError):
 
 @functools.cache
 def boot_id() -> str:
-    """What tells one boot from another: pids, start times and instants mean something only within it. Raises OSError without /proc."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    """What tells one boot from another: pids, start times and instants mean something only within it. Raises OSError without /proc.
+
+    A container that is started again keeps its kernel, and often its files: its own first process tells that none of the others lives.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    try:
+        first = Path("/proc/1/stat").read_bytes()
+    except OSError:  # hidden from this user (hidepid)
+        return boot
+    return f"{boot}.{first.rpartition(b')')[2].split()[19].decode()}"  # starttime: proc_pid_stat(5)
 
 
 def examine(settings: Settings, environ: Mapping[str, str] | None = None) -> tuple[ConfigError, ...]:

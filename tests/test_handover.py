@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from supervisor.model import Build, Instance, InstanceId, LaunchSettings, Progra
 from supervisor.records.handover import Handover, Record
 from tests.disk import fill, free, small_disk
 
+ROOT = Path(__file__).resolve().parent.parent
 BOOT = "boot-1"
 AT = 5.0
 LAUNCH = LaunchSettings(command=("sleep", "9"))
@@ -141,6 +144,15 @@ def test_write_of_bytes_that_are_no_text_is_a_sentence(handover: Handover) -> No
     assert "not UTF-8" in handover.write(replace(value, settings=replace(value.settings, launch=odd)), AT)
 
 
-def test_boot_id_is_one_name_for_this_boot() -> None:
-    assert len(host.boot_id()) == 36
-    assert host.boot_id() == host.boot_id()
+def test_boot_id_is_one_name_for_this_boot_and_another_one_in_each_start_of_a_container() -> None:
+    script = "from supervisor import host; print(host.boot_id())"
+    container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+
+    def told(*wrap: str) -> str:
+        done = subprocess.run([*wrap, sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+        if "unshare failed" in done.stderr:
+            pytest.skip("this user may not make a pid namespace")
+        return done.stdout.strip()
+
+    assert told() == host.boot_id()
+    assert len({host.boot_id(), told(*container), told(*container)}) == 3

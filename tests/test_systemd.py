@@ -321,6 +321,8 @@ SCRIPT = os.environ.get("SYSTEMD_BOX", "")
 GROUP = "/sys/fs/cgroup/system.slice/reviver.service"
 WATCHDOG_S = 2  # a drop-in's: the unit's own is longer than a test may wait
 SOON_S = 20.0
+BOOT = "/proc/sys/kernel/random/boot_id"
+STALE = "/var/lib/stale"  # a handover that outlived its boot, as in a runtime directory on disk
 
 CONFIG = """
 [program.store]
@@ -416,7 +418,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def test_under_a_real_systemd(box: Box) -> None:
-    """Installed, started, reloaded, stuck, killed, stopped, misconfigured: one boot for all of it."""
+    """Installed, started, reloaded, stuck, killed, misconfigured, rebooted, stopped: one box for all of it."""
     reviver = install(box)
     box.run("systemctl", "start", "reviver")
     assert box.shown("StatusText"), "READY=1 comes with a status"
@@ -460,6 +462,8 @@ def test_under_a_real_systemd(box: Box) -> None:
     until_ready(box, reviver, {"store", "humble", "added"})
     assert instances(box, reviver) == before, "a bad configuration is no reason to leave programs alone"
 
+    reboots(box, reviver)
+
     box.run("systemctl", "stop", "reviver")
     assert box.shown("Result") == "success"
     assert box.try_("sh", "-c", f"grep -q . {GROUP}/cgroup.procs {GROUP}/*/cgroup.procs") != 0, "a stop left processes behind"
@@ -470,6 +474,29 @@ def test_under_a_real_systemd(box: Box) -> None:
     assert box.try_("systemctl", "start", "reviver") != 0
     assert (box.shown("ActiveState"), box.shown("ExecMainStatus")) == ("failed", "78"), "it is not started again and again"
     assert "command" in box.journal()
+
+
+def reboots(box: Box, reviver: str) -> None:
+    """In order, and as by a loss of power with an incident open: what ran is begun anew, by itself, and what is known goes on."""
+    box.run("systemctl", "enable", "reviver")
+    reboot(box, reviver)
+    box.run("kill", "-KILL", str(instances(box, reviver)["store:2"]))
+    until_ready(box, reviver, {"store", "humble", "added"})
+    box.run("cp", "-r", "/run/reviver/handover", STALE)
+    box.run("sh", "-c", f"echo 'C /run/reviver/handover - - - - {STALE}' >/etc/tmpfiles.d/stale.conf")
+    reboot(box, reviver, "--force", "--force")
+    (incident,) = json.loads(box.run(reviver, "incidents", "--json"))["incidents"]
+    assert (incident["program"], incident["over"]) == ("store", None), "it goes on"
+    assert "adopted" not in box.run("journalctl", "-q", "-b", "-u", "reviver"), "a handover of another boot names nobody who lives"
+
+
+def reboot(box: Box, reviver: str, *how: str) -> None:
+    """Reboot the box, and wait until all is ready again, each under a number that nobody had before."""
+    before, boot = instances(box, reviver), box.run("cat", BOOT)
+    box.said("systemctl", "reboot", *how)
+    box.until(f"test $(cat {BOOT}) != {boot} && curl -sf http://127.0.0.1/health")
+    until_ready(box, reviver, {"store", "humble", "added"})
+    assert not before.keys() & instances(box, reviver).keys()
 
 
 def instances(box: Box, reviver: str) -> dict[str, int]:
