@@ -1,13 +1,15 @@
 """The one event loop: event -> policy -> handover -> effects -> mechanisms. Wiring, no decisions.
 
 The order within a turn is the promise behind a supervisor that may die at any instruction: the fleet that `step` returned stands in the
-handover before any of its effects is done. Nothing that can block runs here: it goes into a lane, and comes back as an event.
+handover before any effect is done that a later supervisor would have to know of. Nothing that can block runs here: it goes into a lane,
+and comes back as an event.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -107,6 +109,8 @@ EXIT_CONFIG = 78
 REHEARSE_LOOK_S = 3600.0  # between two looks whether a rehearsal of the channels is due; it is counted in days
 MEND_S = 5.0  # until a configuration is read again that is bad while programs run
 EXIT_AGAIN = 75  # guard and systemd start the next one at once
+# What may be done before it stands in the handover: words are told later, and a process at its gate runs nothing, and ends with us.
+HARMLESS = (Note, Tell, Remember, RecordRelease, RecordIncident, Spawn)
 LANES = ("preflight", "reap", "watch", "evidence", "record", "read", "discard", "switch")
 
 
@@ -134,7 +138,8 @@ class Daemon:
         self._jobs: set[asyncio.Task[None]] = set()
         self._leaders: dict[int, InstanceId] = {}
         self._preflights: dict[str, launch.Preflight] = {}
-        self._unwritten: set[str] = set()
+        self._unwritten: dict[str, None] = {}  # programs that changed since their handover was written
+        self._unwritable: set[str] = set()  # ... of which that did not succeed, and it was said
         self._told: dict[str, tuple[Tell, ...]] = {}
         self._reading: asyncio.Task[None] | None = None
         self._defects = 0
@@ -214,6 +219,8 @@ class Daemon:
         for name, left in self._fleet.open.items():
             if name not in {program.name for program in self._settings.programs}:
                 self._journal.abandoned(left.number, time.time())
+        gc.collect()
+        gc.freeze()  # what is there for good: a full collection in the middle of a restart takes 7 ms with it, none without it
         self.post(applied)
         self._maintain()
         self._delivery.resume()
@@ -419,6 +426,7 @@ class Daemon:
             told = []
             while self._events:
                 told.append(self._turn(self._events.popleft()))
+            self._hand_over(told[-1][0])
             for now, event, effects, before in told:
                 self._aftermath(event, before)
                 self._tell(now, event, effects)
@@ -438,9 +446,9 @@ class Daemon:
         for effect in effects:
             if isinstance(effect, Tell):
                 self._told[effect.program] = (*self._told.get(effect.program, ()), effect)[-TOLD_KEPT:]
-        for name in self._fleet.changed:
-            if (program := self._fleet.programs.get(name)) is not None:
-                self._write_handover(name, program, now)
+        self._unwritten |= dict.fromkeys(self._fleet.changed)
+        if not all(isinstance(effect, HARMLESS) for effect in effects):
+            self._hand_over(now)
         if isinstance(event, Exited) and not self._lives(event.id):
             if not _left(before.get(event.id.program), event.id):
                 self._watcher.died(event.id)
@@ -462,13 +470,18 @@ class Daemon:
             elif isinstance(effect, Tell):
                 self._delivery.tell(effect, self._wall(now), self._runbook(effect.program))
 
-    def _write_handover(self, name: str, program: Program, now: float) -> None:
-        problem = self._handover.write(program, now, self._told.get(name, ()))
-        if problem and name not in self._unwritten:
-            self._unwritten.add(name)
-            self._warn(problem)
-        elif not problem:
-            self._unwritten.discard(name)
+    def _hand_over(self, now: float) -> None:
+        """Write down what changed, so that a later supervisor can go on from here."""
+        names, self._unwritten = self._unwritten, {}
+        for name in names:
+            if (program := self._fleet.programs.get(name)) is None:
+                continue
+            problem = self._handover.write(program, now, self._told.get(name, ()))
+            if problem and name not in self._unwritable:
+                self._unwritable.add(name)
+                self._warn(problem)
+            elif not problem:
+                self._unwritable.discard(name)
 
     def _aftermath(self, event: Event, before: Mapping[str, Program]) -> None:
         """What an event means for the mechanisms themselves; after the deeds, for a customer may wait for those."""

@@ -149,7 +149,7 @@ class Blame(StrEnum):
     EXIT = "exit"  # its leader ended by itself; the failure is written down already
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Instance:
     """One start. Instants are those of facts, never deadlines."""
 
@@ -281,7 +281,7 @@ class Toll:
     unseen: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Incident:
     """From the first bad fact to proven recovery."""
 
@@ -380,7 +380,7 @@ class Link:
     problem: str = ""  # why it could not be switched the last time
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """All that is remembered of one program, and all that a later supervisor needs of it."""
 
@@ -434,7 +434,7 @@ class Program:
     notes: tuple[Note, ...] = ()  # not yet recorded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fleet:
     """The whole state. Programs stand in the configuration's order; `wakes` says when one wants to be settled again."""
 

@@ -1,7 +1,8 @@
 """One program: `hear` turns an event into facts and never acts; `settle` turns facts into effects and never sees an event.
 
-`settle` is a tuple of small stages, run until nothing changes any more; a second call does nothing. No plan is remembered: rolling
-restart, relief, rollback, scaling and stop are two rules, *fill* and *leave*, on different facts. A new rule is one more stage.
+`settle` is a tuple of small stages, run in turn until none of them changes anything any more; a second call does nothing. No plan is
+remembered: rolling restart, relief, rollback, scaling and stop are two rules, *fill* and *leave*, on different facts. A new rule is one
+more stage.
 """
 
 from __future__ import annotations
@@ -250,24 +251,34 @@ def _without(program: Program, instance: Instance) -> tuple[Instance, ...]:
 
 
 def settle(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[Effect, ...], int]:
-    """Run the stages until nothing changes; `clock.wake` then says when something could.
+    """Run the stages in turn until none of them changes anything; `clock.wake` then says when one could.
 
     returns  the program, what is to be done, and the highest incident number given
     """
     effects: list[Effect] = []
-    for _ in range(ROUNDS):
-        before = program
+    wakes: list[float | None] = [None] * len(STAGES)  # as each stage said the last time, and that was of the program as it is now
+    still = 0  # stages in a row that changed nothing
+    for turn in range(ROUNDS * len(STAGES)):
+        place = turn % len(STAGES)
         clock.wake = None
-        for stage in STAGES:
-            program, more = stage(program, world, clock)
-            effects += more
+        after, more = STAGES[place](program, world, clock)
+        wakes[place] = clock.wake
+        effects += more
+        still += 1
+        if after is not program and after != program:
+            program, still = after, 0
             if program.incident is not None and program.incident.number > world.incidents:
                 world = replace(world, incidents=program.incident.number)
-        if program is before or program == before:
-            if any(i.fresh for i in program.instances):
-                program = replace(program, instances=tuple(replace(i, fresh=False) if i.fresh else i for i in program.instances))
-                continue
+        if still < len(STAGES):
+            continue
+        if not any(i.fresh for i in program.instances):
+            clock.wake = min((wake for wake in wakes if wake is not None), default=None)
+            for write in RECORDS:
+                program, more = write(program, world, clock)
+                effects += more
             return program, tuple(effects), world.incidents
+        program = replace(program, instances=tuple(replace(i, fresh=False) if i.fresh else i for i in program.instances))
+        still = 0
     raise AssertionError(f"{program.settings.name} does not settle: {program}")
 
 
@@ -349,8 +360,11 @@ STAGES: tuple[Stage, ...] = (
     customers.notice,
     toll.count,
     escalation.close,
+)
+
+RECORDS: tuple[Stage, ...] = (
     escalation.record,
     memory.remember,
     releases.record,
     record,
-)
+)  # once, at the end: no stage asks what was written

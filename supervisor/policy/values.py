@@ -1,6 +1,7 @@
 """A value with some fields changed: `dataclasses.replace`, without calling the class's constructor with every field.
 
-Every step is made of these, and a customer waits for a restart: the standard library's takes six times as long.
+Every step is made of these, and a customer waits for a restart. The large values (a fleet, a program, an instance, an incident) keep their
+fields in a dictionary, which is copied at once: a tenth of the time of some forty slots, one by one; the small ones have slots.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ else:
 
     def replace(value, /, **changes):
         kind = type(value)
-        names, read = _fields(kind)
         copy = object.__new__(kind)
+        if kind.__dictoffset__:
+            _put(copy, "__dict__", value.__dict__ | changes)
+            return copy
+        names, read = _fields(kind)
         deque(map(_put, repeat(copy), names, read(value)), maxlen=0)
         for name, changed in changes.items():
             _put(copy, name, changed)

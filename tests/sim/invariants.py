@@ -130,7 +130,7 @@ class Past:
     passed: set[int] = field(default_factory=set)  # builds whose preflight passed
     trusted: set[int] = field(default_factory=set)  # builds that were good once
     retreated: set[str] = field(default_factory=set)  # causes for which it went back to the previous release
-    outside: dict[str, float] = field(default_factory=dict)  # when one was last killed for a peer
+    outside: dict[str, tuple[InstanceId, float]] = field(default_factory=dict)  # who was last killed for a peer, and when
     served: float | None = None  # when one was ready last, or when it came to be
     page: bool = False  # customers are answered in its place
 
@@ -218,8 +218,10 @@ def hear(turn: Turn, ledger: Ledger) -> None:
             _hear_look(event, ledger, now)
         case Spared():
             _hear_look(event.look, ledger, now)
-            if ledger.killed.pop(event.id, None) == ledger.past(event.id.program).outside.get(peer := _peer(event.id, ledger)):
-                ledger.past(event.id.program).outside.pop(peer, None)
+            ledger.killed.pop(event.id, None)
+            outside = ledger.past(event.id.program).outside
+            if (peer := _peer(event.id, ledger)) in outside and outside[peer][0] == event.id:
+                del outside[peer]
         case Preflighted() if not event.problem:
             ledger.past(event.program).passed.add(event.build)
         case DeployAsked():
@@ -340,7 +342,7 @@ def _write(turn: Turn, ledger: Ledger) -> None:
                     ledger.past(effect.id.program).slow_starts += 1
                 ledger.killed[effect.id] = now
                 if _by_a_verdict(effect, turn) and (peer := _peer(effect.id, ledger)):
-                    ledger.past(effect.id.program).outside[peer] = now
+                    ledger.past(effect.id.program).outside[peer] = effect.id, now
             case Demote():
                 ledger.demoted.add(effect.id)
             case Promote():
@@ -538,8 +540,8 @@ def one_kill_for_a_peer(turn: Turn, ledger: Ledger, sites: Mapping[str, Site]) -
     for effect in turn.effects:
         if isinstance(effect, Kill) and _by_a_verdict(effect, turn) and (peer := _peer(effect.id, ledger)):
             last = ledger.past(effect.id.program).outside.get(peer)
-            if last is not None and turn.now - last < OUTSIDE_S - EPSILON_S:
-                return f"{effect.id} is killed for {peer}, {turn.now - last:.1f} s after another"
+            if last is not None and turn.now - last[1] < OUTSIDE_S - EPSILON_S:
+                return f"{effect.id} is killed for {peer}, {turn.now - last[1]:.1f} s after {last[0]}"
     return ""
 
 
