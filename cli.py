@@ -312,15 +312,15 @@ def postmortem(config: str | None, target: str | None, number: int) -> int:
 
 @reviver.command(short_help="Say that you are at it: nobody else is told.")
 @CONFIG
-@click.argument("number", metavar="[ID]", type=click.IntRange(1), required=False)
-def ack(config: str | None, number: int | None) -> int:
-    """Acknowledge an incident (without ID: the only open one): nobody else is told until it is over, or something new and critical comes.
+@click.argument("numbers", metavar="[ID]...", type=click.IntRange(1), nargs=-1)
+def ack(config: str | None, numbers: tuple[int, ...]) -> int:
+    """Acknowledge incidents (without ID: the only open one): nobody else is told until it is over, or something new and critical comes.
 
     Healing goes on.
     """
     from supervisor.commands.incidents import ack
 
-    return ack(config, number)
+    return ack(config, numbers)
 
 
 @reviver.command(short_help="Watch a program and do not heal it, for a while.")

@@ -50,19 +50,19 @@ while True:
 
 
 class Counting(http.server.ThreadingHTTPServer):
-    """Takes every message: its key, its program and what it is about, when it was answered."""
+    """Takes every message: when it was answered, its key, and of what it says (one or several) id, program and subject."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.lock = threading.Lock()
-        self.got: list[tuple[float, str, str, str]] = []
+        self.got: list[tuple[float, str, list[tuple[str, str, str]]]] = []
 
     def count(self, program: str, key: str) -> int:
-        """Different messages of this program about this."""
+        """Different messages of this program about this, alone or among others."""
         with self.lock:
-            return len({id for _, id, of, about in self.got if (of, about) == (program, key)})
+            return len({id for _, _, said in self.got for id, of, about in said if (of, about) == (program, key)})
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -72,7 +72,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(ANSWER_S)
         with self.server.lock:
-            self.server.got.append((time.monotonic(), self.headers["Idempotency-Key"], body["program"], body["key"]))
+            said = [(each["id"], each["program"], each["key"]) for each in body["parts"] or [body]]
+            self.server.got.append((time.monotonic(), self.headers["Idempotency-Key"], said))
         with contextlib.suppress(OSError):  # the sender was killed meanwhile
             self.send_response(200)
             self.end_headers()
@@ -149,8 +150,8 @@ def _judge(report: Report, receiver: Counting, where: Path, crashes: Counter[str
         report.add("receiver", f"messages about {what}", came, "")
         report.add("receiver", f"of those missing or too many, of {wanted}", abs(wanted - came), "", 0)
     seen: dict[str, list[float]] = {}
-    for at, id, _, _ in receiver.got:
-        seen.setdefault(id, []).append(at)
+    for at, key, _ in receiver.got:
+        seen.setdefault(key, []).append(at)
     again = [times for times in seen.values() if len(times) > 1]
     died = [
         times for times in again if all(any(a <= kill + 0.1 <= b + 0.1 for kill in killed) for a, b in itertools.pairwise(times))
@@ -158,6 +159,8 @@ def _judge(report: Report, receiver: Counting, where: Path, crashes: Counter[str
     report.add("receiver", "came again though nobody was killed between", len(again) - len(died), "", 0)
     remark = "the receiver had answered, and we died before that was written down: the same Idempotency-Key"
     report.add("receiver", "came again, killed between answer and note", len(died), "", None, remark)
+    twice = Counter(id for _, said in {key: said for _, key, said in receiver.got}.items() for id, _, _ in said)
+    report.add("receiver", "said in two messages of different keys", sum(count > 1 for count in twice.values()), "", 0)
     with contextlib.closing(sqlite3.connect(f"file:{where}/state/journal.db?mode=ro", uri=True)) as base:
-        left = base.execute("SELECT count(*) FROM outbox WHERE state != 'delivered'").fetchone()[0]
+        left = base.execute("SELECT count(*) FROM outbox WHERE state NOT IN ('delivered', 'grouped')").fetchone()[0]
     report.add("outbox", "not noted as delivered at the end", left, "", 0)

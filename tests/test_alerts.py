@@ -22,14 +22,16 @@ import pytest
 from supervisor.alerts import delivery as delivery_module
 from supervisor.alerts.channels import channel, named
 from supervisor.alerts.delivery import Clock, Delivery, Pace
-from supervisor.alerts.message import ChannelError, Message, page, title
+from supervisor.alerts.message import ChannelError, Message, page, storm, title
 from supervisor.lanes import Lane
 from supervisor.model import Severity, Tell, Voice
+from supervisor.policy.customers import PUBLIC_STEP
 from supervisor.records import journal as journal_module
 from supervisor.records.journal import Journal
 from supervisor.records.log import utc
 from tests.disk import alone_on_small_disk, fill
 from tests.receivers import DEADLINE_S, Receiver, until
+from tests.supervised import Supervised
 
 BEGAN = time.time()
 PACE = Pace(deadline_s=5.0, first_s=0.01, limit_s=0.02)
@@ -282,7 +284,7 @@ def test_a_message_says_all_that_people_need(room: Room, receive: Callable[..., 
         "affected": "those in store:7",
         "done": "",
         "comes": "",
-        "members": [],
+        "parts": [],
     }
     assert second["since"] == first["since"]
     assert second["id"] != first["id"]
@@ -371,9 +373,10 @@ def test_a_channel_that_is_down_for_an_hour_gets_all_in_order_and_grouped(room: 
     assert 60 <= down.tries < 120
     assert first.text == "fact 0"
     assert rest.text.startswith("29 messages that could not be sent before:\n\n")
+    assert rest.commands == first.commands  # of the one incident that all of them are about
     places = [rest.text.index(f" fact {number}\n") for number in range(1, 29)] + [rest.text.index(" fact 29")]
     assert places == sorted(places)
-    assert len(set(rest.members)) == 29
+    assert len({message.id for message in rest.parts}) == 29
     assert room.waiting() == []
     assert [remark.partition(" command")[0] for remark in room.remarks] == ["alerts through", "alerts through"]
 
@@ -386,7 +389,7 @@ def test_a_group_keeps_its_id_when_we_die_before_it_is_noted(room: Room, receive
         delivery = room.live(slow)
         delivery.resume()
         for number in range(3):
-            key = f"{life}.{number}"
+            key = f"fact {life}.{number}"  # no time reads like this
             delivery.tell(tell(receiver.target, key=key, text=key), told_wall)
         receiver.wait_for(life + 1)
         room.close()
@@ -398,7 +401,7 @@ def test_a_group_keeps_its_id_when_we_die_before_it_is_noted(room: Room, receive
     taken = "".join(map(str, receiver.taken))
     for life in range(3):
         for number in range(3):
-            assert taken.count(f"{life}.{number}") == 1
+            assert taken.count(f"fact {life}.{number}") == 1
     assert room.waiting() == []
 
 
@@ -509,6 +512,150 @@ def test_what_is_too_old_is_no_news(room: Room, receive: Callable[..., Receiver]
     assert "too old to be news" in room.remarks[0]
     assert receiver.got == []
     assert room.waiting() == []
+
+
+# storms: messages of several incidents within moments
+
+
+PROGRAMS = ("cart", "mail", "pay", "search", "shop")
+
+
+def trouble(*channels: str, incident: int, key: str = "hang", voice: Voice = Voice.NEEDS_YOU) -> Tell:
+    """Of the program whose number the incident has; each waits for the same peer."""
+    program = PROGRAMS[incident]
+    text = f"{program}:1 waits for 10.0.0.5:5432"
+    return Tell(
+        incident, program, key, Severity.CRITICAL, text, channels, 0, voice, f"all customers: none is ready, for {incident} s now"
+    )
+
+
+class Weather:
+    """Delivery in virtual time to one channel that always takes what it is given: when, and what."""
+
+    def __init__(self, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = VirtualClock()
+        self.room = room
+        self.got: list[tuple[float, Message]] = []
+        monkeypatch.setattr(delivery_module, "channel", lambda *_: self)
+        self.delivery = room.live(Pace(), self.clock)
+
+    def send(self, message: Message, deadline_s: float) -> None:
+        self.got.append((self.clock.passed, message))
+
+    def at_once(self, *tells: Tell) -> list[tuple[float, Message]]:
+        """What came, and when, of these, told in one moment; then all is sent."""
+        begins, before = threading.Event(), len(self.got)
+        self.delivery._box("command:/a").lane.put(begins.wait)
+        for each in tells:
+            self.delivery.tell(each, self.clock.wall())
+        begins.set()
+        until(lambda: room_is_empty(self.room))
+        return self.got[before:]
+
+
+def test_a_storm_of_incidents_is_one_message_that_names_them_all_behind_the_first(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weather = Weather(room, monkeypatch)
+    told = [trouble("command:/a", incident=number) for number in range(1, 5)]
+    (at, first), (later, rest) = weather.at_once(*told, trouble("command:/a", incident=1, key="crash-loop"))
+    room.close()
+    assert (at, later) == (0.0, Pace().gather_s)
+    assert (first.incident, first.parts) == (1, ())
+    assert rest.text.splitlines()[0] == (
+        "4 messages at once, about pay, search, shop and mail; look for what they share: the host, a database, a deploy:"
+    )
+    assert [f"{program}:1 waits for" in rest.text for program in PROGRAMS] == [False, True, True, True, True]
+    assert rest.incidents == [2, 3, 4, 1]
+    assert {message.id for message in rest.parts}.isdisjoint({first.id, rest.id})
+    assert [message.text for message in rest.parts] == [each.text for each in (*told[1:], told[0])]
+    assert rest.commands == ("reviver ack 2 3 4 1", "reviver incidents", "reviver status")
+    assert rest.affected == "pay, search, shop and mail: all customers: none is ready"
+    assert title(rest) == f"needs you: pay, search, shop and mail on {rest.host}, incidents 2, 3, 4 and 1"
+    assert len(page(rest).splitlines()) <= 24
+    assert room.waiting() == []
+
+
+def test_what_is_told_of_one_incident_alone_waits_for_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    weather = Weather(room, monkeypatch)
+    came = weather.at_once(*(trouble("command:/a", incident=1, key=str(number)) for number in range(5)))
+    assert [(at, message.key) for at, message in came] == [(0.0, str(number)) for number in range(5)]
+    assert [at for at, _ in weather.at_once(trouble("command:/a", incident=1, key="more"))] == [0.0]
+
+
+def test_a_storm_that_goes_on_is_a_message_each_few_seconds_and_a_later_one_goes_at_once(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weather = Weather(room, monkeypatch)
+    for round in range(3):
+        weather.at_once(*(trouble("command:/a", incident=number, key=str(round)) for number in range(1, 5)))
+    assert [at for at, _ in weather.got] == [0.0, 3.0, 6.0, 9.0]
+    weather.clock.passed += 3.1
+    ((at, message),) = weather.at_once(trouble("command:/a", incident=4, key="last"))
+    assert (at, message.key) == (12.1, "last")
+
+
+def test_no_trouble_waits_because_another_is_over(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    weather = Weather(room, monkeypatch)
+    ends = [trouble("command:/a", incident=number, key="over", voice=Voice.OVER) for number in range(1, 5)]
+    (at, _), (later, rest) = weather.at_once(*ends)
+    ((now, hang),) = weather.at_once(trouble("command:/a", incident=1))
+    assert (at, later, now, hang.key) == (0.0, 3.0, 3.0, "hang")
+    assert rest.commands == ("reviver incidents", "reviver status")
+    assert rest.voice == Voice.OVER
+
+
+def test_what_is_for_stakeholders_is_no_part_of_what_is_for_those_on_call(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    weather = Weather(room, monkeypatch)
+    tells = []
+    for number in range(1, 5):
+        public = replace(trouble("command:/a", incident=number, key="public"), voice=Voice.PUBLIC, step=PUBLIC_STEP)
+        tells.append(replace(public, text=f"{PROGRAMS[number]} is not available."))
+    came = [message for _, message in weather.at_once(trouble("command:/a", incident=1), *tells, trouble("command:/a", incident=2))]
+    assert [len(message.parts) for message in came] == [0, 0, 3, 0]  # the first two are of one incident
+    assert page(came[2]) == "\n\n".join(f"{program} is not available." for program in PROGRAMS[2:])
+    assert title(came[2]) == "pay, search and shop"
+
+
+def test_programs_that_fail_together_are_two_messages_of_a_real_daemon(tmp_path: Path, receive: Callable[..., Receiver]) -> None:
+    receiver = receive()
+    programs = f'[[escalation]]\nnotify = ["{receiver.target}"]\n'
+    for name in ("cart", "mail", "pay"):
+        programs += f'[program.{name}]\ncommand = "/bin/sh -c \'exit 3\'"\nrestart.limit = "60s"\nrestart.budget = 1\n'
+    with Supervised(tmp_path, programs) as daemon:
+        receiver.wait_for(2)
+        (_, _, first), (_, _, rest) = receiver.got
+        assert not first["parts"]
+        assert {first["program"], *(each["program"] for each in rest["parts"])} == {"cart", "mail", "pay"}
+        ack = str(rest["commands"][0]).split()[1:]
+        answer = daemon.ask(*ack)
+        assert (answer.returncode, answer.stdout.count("acknowledged")) == (0, len(ack) - 1)
+        assert len(receiver.got) == 2
+
+
+def test_a_storm_of_fifty_programs_fits_the_screen_and_names_each(room: Room) -> None:
+    messages = [replace(MESSAGE, id=str(n), program=f"p{n}", incident=n, text=f"p{n}:1 loops in {'x' * 300}") for n in range(1, 51)]
+    whole = storm(messages, [MESSAGE.since] * 50, "id")
+    assert all(f" p{n}:1 loops" in whole.text for n in range(1, 51))
+    assert len(whole.text) < 50 * 130
+    assert title(whole) == "critical: p1, p2, p3, p4 and 46 more on host, incidents 1, 2, 3, 4 and 46 more"
+
+
+def test_what_a_dead_life_may_have_sent_is_sent_under_its_own_id(room: Room, receive: Callable[..., Receiver]) -> None:
+    """However long ago that was: a group would have another id, and be read twice."""
+    receiver = receive(500)
+    told_wall = time.time() - 2 * delivery_module.GROUP_AGE_S
+    room.live(Pace(deadline_s=5.0, first_s=60.0, limit_s=60.0)).tell(tell(receiver.target, key="first"), told_wall)
+    receiver.wait_for(1)
+    room.close()
+    delivery = room.live()
+    delivery._box(receiver.target).lane.put(delivery.resume)
+    for number in range(3):
+        delivery.tell(tell(receiver.target, key=str(number)), told_wall)
+    until(lambda: room_is_empty(room) and len(receiver.got) > 1)
+    room.close()
+    ids = [headers["Idempotency-Key"] for _, headers, _ in receiver.got]
+    assert ids[0] == ids[1]
 
 
 KILLED = """

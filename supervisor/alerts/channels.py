@@ -84,7 +84,9 @@ class Command:
             raise ChannelError("command: names no command", lasting=True)
 
     def send(self, message: Message, deadline_s: float) -> None:
-        fields = {f"REVIVER_{name.upper()}": str(value) for name, value in asdict(message).items() if name != "commands"}
+        fields = {
+            f"REVIVER_{name.upper()}": str(value) for name, value in asdict(message).items() if name not in ("commands", "parts")
+        }
         code, said = hand_over(self._words, msgspec.json.encode(message), fields, deadline_s)
         if code:
             raise ChannelError(f"{self._words[0]} {ending(code)}" + (f": {said}" if said else ""))

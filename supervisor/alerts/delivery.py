@@ -1,16 +1,18 @@
 """From a `Tell` to its channels: written down before it is sent, tried until it is taken, one message for one fact and channel.
 
 Each channel has its own lane, so that one that hangs delays no other; within a channel messages keep their order. A channel that is down
-is tried for a day; what waited meanwhile comes as one message when it is back. What a life of the supervisor wrote down and did not see
-delivered is sent by the next one. The only doubling that remains is a death between a channel's yes and the note of it: the message
-carries an id, by which a receiver can tell. A disk that takes nothing does not hold up a message. A channel that fails for long is
-told through the others.
+is tried for a day; what waited meanwhile comes as one message when it is back. The first message of a calm channel goes at once; when
+others of other incidents follow within moments, as under a dead database, those are gathered and go as one. What a life of the supervisor
+wrote down and did not see delivered is sent by the next one. The only doubling that remains is a death between a channel's yes and the
+note of it: the message carries an id, by which a receiver can tell. A disk that takes nothing does not hold up a message. A channel that
+fails for long is told through the others.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import socket
 import threading
 import time
@@ -23,10 +25,10 @@ import msgspec
 import tenacity
 
 from supervisor.alerts.channels import channel, named
-from supervisor.alerts.message import ChannelError, Message
-from supervisor.alerts.message import group as grouped
+from supervisor.alerts.message import WELL, ChannelError, Message, late, storm
 from supervisor.lanes import Lane
 from supervisor.model import Tell, Voice
+from supervisor.policy.customers import PUBLIC_STEP
 from supervisor.records.journal import Journal, Letter
 from supervisor.records.log import escaped, utc
 
@@ -48,6 +50,8 @@ class Pace:
 
     refused_s  the same for a message that the other side does not want; then the next one's turn comes
     failing_s  so long a channel may fail before it is told through the others
+    gather_s   after a message, in which those of other incidents are gathered. A suspicion takes 1 s and its cause up to 5 s more: so a
+               page that has to wait here is handed over within 10 s all the same
     """
 
     deadline_s: float = 15.0
@@ -55,6 +59,7 @@ class Pace:
     limit_s: float = 60.0
     refused_s: float = 600.0
     failing_s: float = 120.0
+    gather_s: float = 3.0
 
 
 class Clock:
@@ -86,6 +91,7 @@ class _Waiting:
     letter: Letter
     written: Future[frozenset[str]] | None  # None: an earlier life saw to that
     since: float  # monotonic, in this life
+    tried: bool = False  # perhaps, by an earlier life: somebody may have seen it under its own id
 
 
 @dataclass(slots=True)
@@ -98,6 +104,10 @@ class _Box:
     waiting: deque[_Waiting] = field(default_factory=deque)
     busy: bool = False
     sending: int = 0  # letters in the one that is being sent
+    began: float = -math.inf  # when the last one was begun to be sent, and when that ended, monotonic; what it was about
+    ended: float = -math.inf
+    about: frozenset[int] = frozenset()
+    well: bool = False  # it told only that it is well again
     failed: float | None = None  # since when it fails, monotonic
     failed_wall: float = 0.0
     problem: str = ""
@@ -156,6 +166,7 @@ class Delivery:
 
     def resume(self) -> None:
         """Send what an earlier life wrote down and did not see delivered."""
+        tried: set[str] = set()  # channels: each may have been given its oldest one
         for letter in self._journal.undelivered():
             self._known[letter.incident, letter.key, letter.step, letter.channel] = None
             self._newest_wall = max(self._newest_wall, letter.told_wall)
@@ -165,7 +176,8 @@ class Delivery:
                     f"the message of {utc(letter.told_wall)} for {named(letter.channel)} is too old to be news: it is not sent"
                 )
             else:
-                self._post(letter, None)
+                self._post(letter, None, tried=letter.channel not in tried)
+                tried.add(letter.channel)
 
     def states(self) -> tuple[ChannelState, ...]:
         """How each channel is that is used or has something to send. From any thread."""
@@ -226,12 +238,12 @@ class Delivery:
         for letter in letters:
             self._post(letter, written)
 
-    def _post(self, letter: Letter, written: Future[frozenset[str]] | None) -> None:
+    def _post(self, letter: Letter, written: Future[frozenset[str]] | None, *, tried: bool = False) -> None:
         box = self._box(letter.channel)
         with box.lock:
             full = len(box.waiting) >= LETTERS_LIMIT
             if not full:
-                box.waiting.append(_Waiting(letter, written, self._clock.mono()))
+                box.waiting.append(_Waiting(letter, written, self._clock.mono(), tried))
             idle, box.busy = not box.busy, True
         if full:
             self._report(f"{named(letter.channel)} has {LETTERS_LIMIT} messages waiting: more are kept for the next start")
@@ -255,10 +267,11 @@ class Delivery:
             self._deliver(box, *next_one)
 
     def _next(self, box: _Box) -> tuple[Letter, float] | None:
-        """The next letter to send, and since when (monotonic) it waits; what has waited for long is made one. None: nothing waits."""
+        """The next letter to send, and since when (monotonic) it waits. What waited for long, or is of a storm, is made one. None: none."""
         with box.lock:
             box.sending = 0
-        while True:
+        stormy = self._gather(box)
+        while not self._closing.is_set():
             with box.lock:
                 if not box.waiting:
                     box.busy = False
@@ -266,9 +279,29 @@ class Delivery:
                 first = box.waiting.popleft()
                 box.sending = 1
             if self._is_new(first):
-                break
-        group = [first.letter, *self._companions(box, first)]
-        return first.letter if len(group) == 1 else self._grouped(box, group), first.since
+                group = [first.letter, *self._companions(box, first, stormy=stormy)]
+                messages = [msgspec.json.decode(letter.body, type=Message) for letter in group]
+                box.about = frozenset(message.incident for message in messages)
+                box.well = all(message.voice in WELL for message in messages)
+                return (first.letter if len(group) == 1 else self._grouped(box, group, messages, stormy=stormy)), first.since
+        return None
+
+    def _gather(self, box: _Box) -> bool:
+        """Whether what waits is of a storm: it came while a message of another incident was sent, or soon after. Then waits for more of it.
+
+        What is told of one incident alone waits for nothing, and no trouble waits because another is over.
+        """
+        with box.lock:
+            first = box.waiting[0] if box.waiting else None
+        until = box.began + self._pace.gather_s
+        if first is None or first.since > max(until, box.ended) or first.tried or box.target.startswith("journal:"):
+            return False
+        message = msgspec.json.decode(first.letter.body, type=Message)
+        if box.about == {message.incident} or (box.well and message.voice not in WELL):
+            return False
+        if (left_s := until - self._clock.mono()) > 0:
+            self._clock.wait(self._closing, left_s)
+        return True
 
     def _is_new(self, waiting: _Waiting) -> bool:
         """Whether it is written down now for the first time; a dead disk, which cannot say, must not silence us."""
@@ -278,14 +311,16 @@ class Delivery:
             return waiting.letter.channel in waiting.written.result(WRITTEN_S)
         return True
 
-    def _companions(self, box: _Box, first: _Waiting) -> list[Letter]:
-        """Those behind it that are sent with it: none was tried yet, so nobody has seen one of them."""
-        old_wall = self._clock.wall() - GROUP_AGE_S
+    def _companions(self, box: _Box, first: _Waiting, *, stormy: bool) -> list[Letter]:
+        """Those behind it that are sent with it, of one audience: none was tried yet, so nobody has seen one of them."""
+        old = first.letter.told_wall < self._clock.wall() - GROUP_AGE_S
+        if first.tried or not (stormy or old) or _is_group(first.letter):
+            return []
         found: list[Letter] = []
         characters = len(first.letter.body)
-        while first.letter.told_wall < old_wall and not first.letter.key.startswith("group-") and len(found) + 1 < GROUP_LIMIT:
+        while len(found) + 1 < GROUP_LIMIT:
             with box.lock:
-                if not box.waiting or box.waiting[0].letter.key.startswith("group-"):  # one that was made one before stays as it is
+                if not box.waiting or not _together(first.letter, box.waiting[0].letter):
                     break
                 characters += len(box.waiting[0].letter.body)
                 if characters > GROUP_CHARACTERS:
@@ -296,18 +331,18 @@ class Delivery:
                 found.append(second.letter)
         return found
 
-    def _grouped(self, box: _Box, letters: list[Letter]) -> Letter:
+    def _grouped(self, box: _Box, letters: list[Letter], messages: list[Message], *, stormy: bool) -> Letter:
         """One letter instead of several, in the outbox too: the next life sends it under the same id."""
-        messages = [msgspec.json.decode(letter.body, type=Message) for letter in letters]
         times = [utc(letter.told_wall) for letter in letters]
         first, mark = letters[0], hashlib.sha256("".join(message.id for message in messages).encode()).hexdigest()[:12]
-        message = grouped(messages, times, f"{self._host}-group-{mark}-{_where(box.target)}")
+        message = (storm if stormy else late)(messages, times, f"{self._host}-group-{mark}-{_where(box.target)}")
         one = Letter(first.incident, f"group-{mark}", first.step, box.target, first.told_wall, msgspec.json.encode(message))
         with contextlib.suppress(TimeoutError):
             self._journal.posted((one,), tuple(letters)).result(WRITTEN_S)
         return one
 
     def _deliver(self, box: _Box, letter: Letter, since: float) -> None:
+        box.began = self._clock.mono()
         try:
             self._try(box, letter, since)
         except ChannelError as problem:
@@ -317,6 +352,8 @@ class Delivery:
         else:
             self._journal.settled(letter, "delivered")
             self._work_again(box)
+        finally:
+            box.ended = self._clock.mono()
 
     def _try(self, box: _Box, letter: Letter, since: float) -> None:
         """Raises the ChannelError of the last try."""
@@ -381,6 +418,15 @@ def _commands(tell: Tell) -> tuple[str, ...]:
     """What to type next; the acknowledgement, where one is wanted, first."""
     look = (f"reviver incident {tell.incident}", f"reviver explain {tell.program}")
     return look if tell.voice in (Voice.OVER, Voice.HEALED) else (f"reviver ack {tell.incident}", *look)
+
+
+def _is_group(letter: Letter) -> bool:
+    return letter.key.startswith("group-")
+
+
+def _together(one: Letter, other: Letter) -> bool:
+    """Whether one message may say both: a group that was made before stays as it is, and stakeholders get what is for them alone."""
+    return not _is_group(other) and (one.step == PUBLIC_STEP) == (other.step == PUBLIC_STEP)
 
 
 def _where(target: str) -> str:

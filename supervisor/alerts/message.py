@@ -7,8 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from supervisor.model import Voice
+from supervisor.policy.words import enumerated
 
 SEVERITIES = ("info", "warning", "critical")
+WELL = (Voice.OVER, Voice.HEALED)  # voices that say that it is well again
+NAMED_LIMIT = 4  # programs or incidents that a line names; the rest is counted
+GROUP_TEXT = 1600  # characters of the texts in a message that says several: a screen, with the times
+LEAST_TEXT = 100  # of each of them
+APART_LIMIT = 6  # texts with a blank line between them; more stand line by line
+CLOCK = slice(len("2026-01-01T"), len("2026-01-01T00:00:00"))  # of an RFC 3339 time
 
 
 class ChannelError(Exception):
@@ -43,7 +50,15 @@ class Message:
     affected: str = ""  # one sentence each: who is affected, what was done so far, what comes next
     done: str = ""
     comes: str = ""
-    members: tuple[str, ...] = ()  # the ids of those that it says in one
+    parts: tuple[Message, ...] = ()  # the messages that it says in one, whole
+
+    @property
+    def programs(self) -> list[str]:
+        return list(dict.fromkeys(message.program for message in self.parts or (self,)))
+
+    @property
+    def incidents(self) -> list[int]:
+        return list(dict.fromkeys(message.incident for message in self.parts or (self,) if message.incident))
 
 
 class Channel(Protocol):
@@ -52,21 +67,79 @@ class Channel(Protocol):
         ...
 
 
-def group(messages: Sequence[Message], times: Sequence[str], id: str) -> Message:
-    """One message that says all of these, oldest first, each with its time. It is as severe as the worst of them."""
-    worst = max(messages, key=lambda message: SEVERITIES.index(message.severity))
-    said = "\n\n".join(f"{time} {message.text}" for time, message in zip(times, messages, strict=True))
-    text = f"{len(messages)} messages that could not be sent before:\n\n{said}"
-    members = tuple(message.id for message in messages)
-    return replace(worst, id=id, key="group", text=text, since=messages[0].since, members=members)
+def late(messages: Sequence[Message], times: Sequence[str], id: str) -> Message:
+    """One message that says all of these, oldest first, each with its time: those that waited while a channel was down."""
+    return _group(messages, f"{len(messages)} messages that could not be sent before:", _said(messages, times), id)
+
+
+def storm(messages: Sequence[Message], times: Sequence[str], id: str) -> Message:
+    """One message that says all of these, which came within moments of each other; what they share is not known."""
+    if messages[0].voice == Voice.PUBLIC:
+        return _group(messages, "", [message.text for message in messages], id)
+    programs = list(dict.fromkeys(message.program for message in messages))
+    head = f"{len(messages)} messages at once, about {some(programs)}"
+    shared = "; look for what they share: the host, a database, a deploy" if len(programs) > 1 else ""
+    return _group(messages, f"{head}{shared}:", _said(messages, [f"{time[CLOCK]}Z" for time in times]), id)
+
+
+def _said(messages: Sequence[Message], times: Sequence[str]) -> list[str]:
+    limit = max(LEAST_TEXT, GROUP_TEXT // len(messages))
+    return [
+        f"{time} {message.text if len(message.text) <= limit else f'{message.text[:limit]} ...'}"
+        for time, message in zip(times, messages, strict=True)
+    ]
+
+
+def _group(messages: Sequence[Message], head: str, said: Sequence[str], id: str) -> Message:
+    """It speaks as the most urgent of them: trouble before an all-clear, then by severity."""
+    urgent = max(messages, key=lambda message: (message.voice not in WELL, SEVERITIES.index(message.severity)))
+    several = len({message.incident for message in messages}) > 1
+    return replace(
+        urgent,
+        id=id,
+        key="group",
+        text=head + ("\n\n" if head else "") + ("\n\n" if len(said) <= APART_LIMIT else "\n").join(said),
+        since=min(message.since for message in messages),
+        commands=_commands(messages) if several and urgent.voice != Voice.PUBLIC else urgent.commands,
+        affected=_affected(messages) if several else urgent.affected,
+        done="" if several else urgent.done,
+        comes="" if several else urgent.comes,
+        parts=tuple(messages),
+    )
+
+
+def _commands(messages: Sequence[Message]) -> tuple[str, ...]:
+    """For several incidents: those that somebody has to be at, by what was said of each last."""
+    last = {message.incident: message for message in messages if message.incident}
+    open_ones = [str(number) for number, message in last.items() if message.voice not in WELL]
+    ack = (f"reviver ack {' '.join(open_ones)}",) if open_ones else ()
+    return (*ack, "reviver incidents", "reviver status")
+
+
+def _affected(messages: Sequence[Message]) -> str:
+    """Who is affected, by what was said of each program last: the first clause, once for all programs of which it holds."""
+    last = {message.program: message.affected.partition(";")[0].partition(",")[0] for message in messages}
+    whom: dict[str, list[str]] = {}
+    for program, text in last.items():
+        if text:
+            whom.setdefault(text, []).append(program)
+    return "; ".join(f"{some(programs)}: {text}" for text, programs in whom.items())
+
+
+def some(names: list[str]) -> str:
+    """Names in a sentence, the first ones only: "a, b, c, d and 6 more"."""
+    rest = len(names) - NAMED_LIMIT
+    return enumerated([*names[:NAMED_LIMIT], f"{rest} more"] if rest > 0 else names)
 
 
 def title(message: Message) -> str:
     """One line for a subject."""
+    about = some(message.programs)
     if message.voice == Voice.PUBLIC:
-        return message.program
-    how = message.voice or message.severity
-    return f"{how}: {message.program} on {message.host}" + (f", incident {message.incident}" if message.incident else "")
+        return about
+    numbers = [str(number) for number in message.incidents]
+    which = f", incident{'s' if len(numbers) > 1 else ''} {some(numbers)}" if numbers else ""
+    return f"{message.voice or message.severity}: {about} on {message.host}{which}"
 
 
 def page(message: Message) -> str:

@@ -5,7 +5,7 @@ What is past is read from the journal's file where no daemon answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -66,10 +66,19 @@ def find(config: str | None, number: int) -> dict[str, Any]:
     return _ask(config, lambda daemon: daemon.call("incident", {"incident": number}), recorded)
 
 
-def ack(config: str | None, number: int | None) -> int:
-    """Acknowledge one: the only open one where none is named."""
+def ack(config: str | None, numbers: Sequence[int]) -> int:
+    """Acknowledge them: the only open one where none is named. One that is refused, being over by now, keeps no other from it."""
+    refused: list[Refusal] = []
     with connect(config) as daemon:
-        say(safe(daemon.call("ack", {"incident": number})["text"]))
+        for number in numbers or (None,):
+            try:
+                say(safe(daemon.call("ack", {"incident": number})["text"]))
+            except Refusal as refusal:
+                refused.append(refusal)
+    for problem in refused[:-1]:
+        remark(f"reviver: {problem}")
+    if refused:
+        raise refused[-1]
     return 0
 
 
