@@ -31,7 +31,7 @@ from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Channel, Vitals, plan
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import launch, priority, reap, release
-from supervisor.mechanism.adoption import Survivor, listeners, survivor
+from supervisor.mechanism.adoption import Survivor, identify, listeners, survivor
 from supervisor.mechanism.apologist import Apologists
 from supervisor.mechanism.cgroups import Groups
 from supervisor.mechanism.maintenance import muted
@@ -58,12 +58,14 @@ from supervisor.model import (
     InstanceId,
     Kill,
     KillWorker,
+    LaunchSettings,
     Look,
     MaintenanceChanged,
     Note,
     Open,
     Preflighted,
     Program,
+    ProgramSettings,
     Promote,
     RecordIncident,
     RecordRelease,
@@ -88,6 +90,8 @@ from supervisor.model import (
 from supervisor.notify import EXIT_WITH, Listener
 from supervisor.policy.adoption import adopt
 from supervisor.policy.fleet import drained, step
+from supervisor.policy.program import create
+from supervisor.policy.strangers import join
 from supervisor.records.handover import Handover, Record
 from supervisor.records.incidents import read_incident, read_incidents
 from supervisor.records.journal import Journal, JournalError, read_story
@@ -234,6 +238,7 @@ class Daemon:
     async def _adopt(self, records: tuple[Record, ...]) -> None:
         """Go on where a dead supervisor stopped: its instances live on, and become ours."""
         kept = inherited(self._environ)
+        records = await self._with_strangers(records, kept)
         living: dict[InstanceId, Survivor] = {}
         for record in records:
             program = record.program
@@ -259,6 +264,36 @@ class Daemon:
             self._told[record.program.settings.name] = record.told
             for tell in record.told:
                 self._delivery.tell(tell, self._wall(record.at), record.program.settings.runbook)
+
+    async def _with_strangers(self, records: tuple[Record, ...], kept: Mapping[str, tuple[int, ...]]) -> tuple[Record, ...]:
+        """What was written down, and what only others know, as it could not be: instances that the service manager keeps, numbers given."""
+        named = {_kept_instance(instance.id) for record in records for instance in record.program.instances}
+        by_name = {record.program.settings.name: record for record in records}
+        for name, fds in kept.items():
+            id = _instance_kept(name)
+            if id is None or name in named:
+                continue
+            process = await self._lanes["read"].run(identify, fds, deadline_s=READ_S)
+            if process is not None:
+                now = time.monotonic()
+                known = by_name.get(id.program) or Record(self._boot, now, await self._unwritten_program(id.program, now))
+                by_name[id.program] = replace(known, program=join(known.program, id, *process, now))
+                self._warn(
+                    f"{id} (pid {process[0]}) lives, and stands in no handover, as that could not be written: it is taken over"
+                )
+        given = self._fleet.numbers
+        counted = {name: max(record.program.started, given.get(name, 0)) for name, record in by_name.items()}
+        return tuple(replace(r, program=replace(r.program, started=counted[name])) for name, r in by_name.items())
+
+    async def _unwritten_program(self, name: str, now: float) -> Program:
+        """A program of which no handover tells, as it is configured now; what is not configured any more leaves when that is taken up."""
+        settings = next((program for program in self._settings.programs if program.name == name), None)
+        if settings is None:
+            settings = ProgramSettings(name=name, launch=LaunchSettings(command=(name,)))
+        (place,) = await release.resolve_each([settings.launch], self._warn)
+        known, candidate = self._fleet, Candidate(settings, *place)
+        past = known.causes.get(name, ()), known.releases.get(name, ())
+        return create(candidate, now, known.numbers.get(name, 0), *past, known.open.get(name))
 
     async def _adopt_sockets(self, program: Program, living: Mapping[InstanceId, Survivor], kept: tuple[int, ...]) -> None:
         """What the service manager kept, else copies of what an instance that lives has."""
@@ -820,6 +855,13 @@ def _left(program: Program | None, id: InstanceId) -> bool:
 def _kept_instance(id: InstanceId) -> str:
     """The name under which the service manager keeps an instance's pidfd and the pipe of its output; it may hold no colon."""
     return f"instance.{id.program}.{id.number}"
+
+
+def _instance_kept(name: str) -> InstanceId | None:
+    """The instance that is meant by such a name; None where it names something else."""
+    kind, _, id = name.partition(".")
+    program, _, number = id.rpartition(".")
+    return InstanceId(program, int(number)) if kind == "instance" and number.isdecimal() else None
 
 
 def _kept_sockets(program: str) -> str:

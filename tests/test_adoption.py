@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -107,3 +108,48 @@ def test_an_operators_stop_is_remembered(tmp_path: Path) -> None:
         with Supervised(tmp_path, programs) as second:
             second.until("instance.adopted", subject="other:1")
             assert second.status("app")["state"] == "stopped"
+
+
+def test_who_stands_in_no_handover_is_taken_over_and_no_second_copy_is_started(tmp_path: Path) -> None:
+    """The handover cannot be written: of two programs from the start on, of two others since their second instance."""
+    port = free_port()
+    late, dead, left = (f"[program.{name}]\ncommand = {python(SLEEPER)}\n" for name in ("late", "dead", "left"))
+    never = f'[program.never]\ncommand = {python(SERVER)}\nsockets = ["127.0.0.1:{port}"]\n'
+    (tmp_path / "runtime").mkdir(0o700)
+    unwritable(tmp_path, "never", "left")
+    with Supervised(tmp_path, late + dead + never + left, guarded=True) as supervised:
+        first = pids(supervised, "instance.started", "late:1", "dead:1", "never:1", "left:1")
+        unwritable(tmp_path, "late", "dead")
+        for id in ("late:1", "dead:1"):
+            os.kill(first[id], signal.SIGKILL)
+        second = pids(supervised, "instance.started", "late:2", "dead:2")
+        supervised.wait_for(lambda: "dead:2 started" in supervised.ask("events").stdout)
+        supervised.write(late + dead + never)
+        for pid in (supervised.daemon(), second["dead:2"]):
+            os.kill(pid, signal.SIGKILL)
+        lives = {"late:2": second["late:2"], "never:1": first["never:1"], "left:1": first["left:1"]}
+        assert pids(supervised, "instance.adopted", *lives) == lives
+        pids(supervised, "instance.started", "dead:3")
+        for name, id in (("late", "late:2"), ("never", "never:1")):
+            supervised.wait_for(lambda name=name: supervised.status(name)["state"] == "ready")
+            assert [(i["id"], i["pid"]) for i in supervised.status(name)["instances"]] == [(id, lives[id])]
+        supervised.wait_for(lambda: not supervised.pids_of("left:1"))
+        assert supervised.ask("restart", "never").returncode == 0
+        assert b"200 OK" in get(port)
+
+
+def unwritable(folder: Path, *programs: str) -> None:
+    """From now on the programs' handovers cannot be written: a folder is where the next file would be."""
+    for program in programs:
+        (folder / f"runtime/handover/{program}.json.new").mkdir(parents=True)
+
+
+def pids(supervised: Supervised, event: str, *ids: str) -> dict[str, int]:
+    """Those that lines of this event name for these instances, in whatever order they come."""
+    found: dict[str, int] = {}
+    while not found.keys() >= set(ids):
+        line = supervised.until(event)
+        said = re.search(r"(?:(\S+) started|goes on), pid (\d+)", line["text"])
+        if said:
+            found[said[1] or line["subject"]] = int(said[2])
+    return {id: found[id] for id in ids}

@@ -16,6 +16,7 @@ import stat
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from supervisor.mechanism import exits, tree
 from supervisor.mechanism.gate import NOT_OPENED, at_gate
@@ -59,6 +60,18 @@ def survivor(instance: Instance, kept: Sequence[int], to: OutputTo) -> Survivor:
                 os.close(fd)
         return Survivor(-1, -1, unborn=True)
     return Survivor(pidfd, output)
+
+
+def identify(kept: Sequence[int]) -> tuple[int, int] | None:
+    """The pid and the start time of the living process whose pidfd is among these; None: there is none."""
+    for fd in kept:
+        if _is_pidfd(fd):
+            about = Path(f"/proc/self/fdinfo/{fd}").read_text()
+            pid = int(about.partition("\nPid:")[2].split()[0])
+            ticks = tree.start_ticks(pid) if pid > 0 else None
+            if ticks is not None and not _ended(fd, 0.0):  # only now: who lives afterwards had that number all the time
+                return pid, ticks
+    return None
 
 
 def listeners(instances: Iterable[tuple[int, int]]) -> tuple[int, ...]:
