@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,8 +31,11 @@ from supervisor.model import (
     Weekday,
     Woke,
 )
+from supervisor.policy.words import spell
+from supervisor.records import fates
 from supervisor.records.incidents import read_incident, read_incidents
-from supervisor.records.journal import Journal, Letter
+from supervisor.records.journal import FATE, Journal, Letter
+from supervisor.records.log import utc
 from tests.control import running, settings
 from tests.supervised import Supervised, python
 from tests.test_journal import DEADLINE_S, Room, until
@@ -70,12 +75,18 @@ def test_an_incident_is_read_back_with_its_story_and_who_was_told(room: Room) ->
     tell = Tell(3, "store", "crash", Severity.WARNING, "it crashed", ("webhook:https://host/secret",))
     letter = Letter(3, "crash", 0, "webhook:https://host/secret", wall - 49.0, b'{"text": "it crashed"}')
     journal.told(tell, wall - 49.0, (letter,)).result(DEADLINE_S)
-    journal.settled(letter, "delivered")
+    journal.tried(letter, wall - 48.5, "host answered 500")
+    journal.tried(letter, wall - 47.5, "host did not answer")
+    journal.settled(letter, wall - 46.5, "delivered")
     room.close()
     found = read_incident(room.state_dir, 3, lambda channel: channel.partition(":")[0])
     assert found is not None
     assert [line["text"] for line in found["story"]] == ["led to it"]
-    assert [(each["channel"], each["state"], each["text"]) for each in found["told"]] == [("webhook", "delivered", "it crashed")]
+    (told,) = found["told"]
+    assert (told["channel"], told["state"], told["text"]) == ("webhook", "delivered", "it crashed")
+    assert (told["handed"], told["failed"], told["tries"]) == (utc(wall - 46.5), utc(wall - 48.5), 3)
+    assert (told["problem"], told["with"]) == ("host did not answer", 0)
+    assert told["after_s"] == pytest.approx(3.5, abs=0.3)  # after its fact, 50 s ago
     assert (found["state"], found["cause"], found["unserved_s"], found["release"]) == (
         "acknowledged",
         "store.py:41 apply()",
@@ -84,6 +95,60 @@ def test_an_incident_is_read_back_with_its_story_and_who_was_told(room: Room) ->
     )
     assert "secret" not in json.dumps(found)
     assert read_incident(room.state_dir, 4, str) is None
+
+
+def test_a_message_that_was_sent_among_others_has_their_fate(room: Room) -> None:
+    journal, wall = room.journal(), time.time()
+    put(journal, incident())
+    one, other = (Letter(number, "crash", 0, "command:/page", wall - 49.0, b'{"text": "it crashed"}') for number in (3, 4))
+    group = Letter(4, "group-ab", 0, "command:/page", wall - 49.0, b'{"text": "2 messages", "parts": [{}, {}]}')
+    journal.posted((one, other))
+    journal.posted((group,), (other, one))
+    journal.tried(group, wall - 46.0, "it is busy")
+    journal.settled(group, wall - 45.0, "delivered")
+    room.close()
+    found = read_incident(room.state_dir, 3, str)
+    assert found is not None
+    (told,) = found["told"]
+    assert (told["text"], told["state"], told["handed"], told["tries"], told["with"]) == (
+        "it crashed",
+        "delivered",
+        utc(wall - 45.0),
+        2,
+        1,
+    )
+    found["told"].append(told | {"channel": "mailto:", "handed": None, "failed": None, "state": "waiting", "tries": 4})
+    assert [text for _, text in fates.lines(found, spell)] == [
+        "command:/page does not take the message of crash: it is busy",
+        "command:/page, 5.0 s after the fact, at try 2, in one message with 1 more: it crashed",
+        "mailto: (waiting after 4 tries): it crashed",
+    ]
+    shown = fates.channels(found, spell, lambda at: "10:00:01")
+    assert (
+        shown == "command:/page at 10:00:01, 5.0 s after the fact (delivered); mailto: has nothing yet (1 of 1 waiting: it is busy)"
+    )
+
+
+def test_what_an_older_version_wrote_down_is_read_and_gone_on_with(room: Room) -> None:
+    journal = room.journal()
+    put(journal, incident())
+    letter = Letter(3, "crash", 0, "command:/page", time.time(), b'{"text": "it crashed"}')
+    journal.posted((letter,))
+    room.close()
+    with contextlib.closing(sqlite3.connect(Path(room.state_dir) / "journal.db")) as base:
+        for name in FATE:
+            base.execute(f"ALTER TABLE outbox DROP COLUMN {name}")
+        base.execute("PRAGMA user_version = 4")
+    for later in (False, True):
+        if later:
+            room.journal().settled(letter, time.time(), "delivered")
+            room.close()
+        found = read_incident(room.state_dir, 3, str)
+        assert found is not None
+        (told,) = found["told"]
+        assert (told["state"], told["tries"], told["handed"] is not None) == (
+            ("delivered", 1, True) if later else ("waiting", 0, False)
+        )
 
 
 def test_the_states_of_an_incident(room: Room) -> None:

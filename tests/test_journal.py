@@ -194,8 +194,8 @@ def test_a_letter_is_new_once_and_waits_until_it_is_settled(room: Room) -> None:
     journal = room.journal()
     assert journal.told(TELL, 100.0, (letter("a"), letter("b"))).result(DEADLINE_S) == {"a", "b"}
     assert journal.told(TELL, 101.0, (letter("a"), letter("c"))).result(DEADLINE_S) == {"c"}
-    journal.settled(letter("a"), "delivered")
-    journal.settled(letter("b"), "failed")
+    journal.settled(letter("a"), 102.0, "delivered")
+    journal.settled(letter("b"), 102.0, "failed")
     room.close()
     assert room.journal().undelivered() == (letter("c"),)
 

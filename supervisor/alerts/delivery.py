@@ -171,7 +171,7 @@ class Delivery:
             self._known[letter.incident, letter.key, letter.step, letter.channel] = None
             self._newest_wall = max(self._newest_wall, letter.told_wall)
             if self._clock.wall() - letter.told_wall > STALE_S:
-                self._journal.settled(letter, "failed")
+                self._journal.settled(letter, self._clock.wall(), "failed")
                 self._report(
                     f"the message of {utc(letter.told_wall)} for {named(letter.channel)} is too old to be news: it is not sent"
                 )
@@ -347,10 +347,10 @@ class Delivery:
             self._try(box, letter, since)
         except ChannelError as problem:
             if not self._closing.is_set():
-                self._journal.settled(letter, "failed")
+                self._journal.settled(letter, self._clock.wall(), "failed")
                 self._fail(box, problem, for_good=True)
         else:
-            self._journal.settled(letter, "delivered")
+            self._journal.settled(letter, self._clock.wall(), "delivered")
             self._work_again(box)
         finally:
             box.ended = self._clock.mono()
@@ -380,6 +380,7 @@ class Delivery:
                 try:
                     target.send(message, pace.deadline_s)
                 except ChannelError as problem:
+                    self._journal.tried(letter, self._clock.wall(), escaped(str(problem)))
                     self._fail(box, problem, for_good=False)
                     raise
 

@@ -5,7 +5,7 @@ What is past is read from the journal's file where no daemon answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from supervisor.commands.releases import who
 from supervisor.commands.screen import clock_time, remark, safe, say, say_json, spell, table
 from supervisor.control.client import Client, Refusal, Unanswered
 from supervisor.control.messages import REFUSED
+from supervisor.records import fates
 
 HEAD = ("INCIDENT", "STATE", "SEVERITY", "PROGRAM", "OPENED", "LASTED", "WHAT")
 LABEL_WIDTH = 11
@@ -158,24 +159,13 @@ def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "affected" in found:
         yield "done", found["done"]
         yield "next", found["next"]
-    yield "told", _told(found["told"])
+    yield "told", fates.channels(found, spell, lambda at: clock_time(at)[:-3]) or "nobody: no escalation step takes it"
     yield "at it", _acknowledged(found["acknowledgements"])
     for fact in found["facts"]:
         if fact["text"] != found["what"]:
             yield "also", fact["text"]
     if found["evidence"]:
         yield "evidence", f"of {', '.join(found['evidence'])}: evidence/ in state_dir"
-
-
-def _told(letters: Iterable[dict[str, Any]]) -> str:
-    """Each channel once, when it was told first, and what became of the last message."""
-    first: dict[str, str] = {}
-    last: dict[str, str] = {}
-    for letter in letters:
-        first.setdefault(letter["channel"], letter["time"])
-        last[letter["channel"]] = letter["state"]
-    said = [f"{channel} at {clock_time(first[channel])[:-3]} ({last[channel]})" for channel in first]
-    return ", ".join(said) or "nobody: no escalation step takes it"
 
 
 def _acknowledged(acknowledgements: list[dict[str, Any]]) -> str:
@@ -188,10 +178,7 @@ def _acknowledged(acknowledgements: list[dict[str, Any]]) -> str:
 
 def _story(found: dict[str, Any], lines: int) -> Iterator[str]:
     story = [(line["time"], line["subject"], line["text"]) for line in found["story"]]
-    facts = {fact["text"] for fact in found["facts"]}
-    for each in found["told"]:
-        text = each["key"] if each["text"] in facts else each["text"]  # the fact stands in the line above already
-        story.append((each["time"], "told", f"{each['channel']} ({each['state']}): {text}"))
+    story += [(at, "told", text) for at, text in fates.lines(found, spell)]
     story.sort(key=lambda line: line[0][:SORTED_TO])
     left_out = found["story_left_out"] + max(len(story) - lines, 0)
     if left_out:

@@ -28,7 +28,8 @@ LIST = """SELECT r.number, r.program, r.over_wall, r.record FROM incident_record
   WHERE :program IN ('', r.program) ORDER BY r.number DESC LIMIT :limit"""
 ONE = "SELECT number, program, over_wall, record FROM incident_records WHERE number = :number"
 STORY = "FROM story WHERE program IN (:program, 'reviver') AND wall >= :since AND wall <= :until"
-TOLD = "SELECT told_wall, channel, key, step, state, body FROM outbox WHERE incident = :number ORDER BY told_wall LIMIT :limit"
+TOLD = "SELECT * FROM outbox WHERE incident = ? AND key NOT LIKE 'group-%' ORDER BY told_wall LIMIT ?"
+GROUPS = "SELECT * FROM outbox WHERE key IN ({})"
 
 
 def read_incidents(state_dir: str, limit: int = 50, program: str = "") -> list[dict[str, Any]]:
@@ -58,7 +59,6 @@ def _whole(base: sqlite3.Connection, row: tuple[int, str, float | None, bytes], 
     span = {"program": program, "since": incident.opened - BEFORE_S, "until": until, "limit": STORY_LIMIT}
     (count,) = base.execute(f"SELECT count(*) {STORY}", span).fetchone()
     lines = base.execute(f"SELECT wall, subject, name, text {STORY} ORDER BY seq DESC LIMIT :limit", span).fetchall()
-    letters = base.execute(TOLD, {"number": number, "limit": MESSAGES_LIMIT}).fetchall()
     return {
         **_summary(*row),
         "facts": [
@@ -73,14 +73,52 @@ def _whole(base: sqlite3.Connection, row: tuple[int, str, float | None, bytes], 
         "story": [
             {"time": utc(wall), "subject": subject, "event": name, "text": text} for wall, subject, name, text in reversed(lines)
         ],
-        "told": [_letter(named, *letter) for letter in letters],
+        "told": [_letter(letter, group, incident, named) for letter, group in _letters(base, number)],
     }
 
 
-def _letter(named: Callable[[str], str], wall: float, channel: str, key: str, step: int, state: str, body: bytes) -> dict[str, Any]:
-    said = msgspec.json.decode(body)
-    text = said.get("text", "") if isinstance(said, dict) else ""
-    return {"time": utc(wall), "channel": named(channel), "key": key, "step": step, "state": state, "text": text}
+def _letters(base: sqlite3.Connection, number: int) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """The messages of an incident, oldest first, each with the one that it was sent in, if that was another."""
+    letters = _rows(base, TOLD, (number, MESSAGES_LIMIT))
+    keys = tuple({letter["within"] for letter in letters if letter.get("within")})  # a file of an older Reviver has no such column
+    groups = _rows(base, GROUPS.format(", ".join("?" * len(keys))), keys)
+    known = {(group["key"], group["channel"]): group for group in groups}
+    return [(letter, known.get((letter.get("within"), letter["channel"]))) for letter in letters]
+
+
+def _rows(base: sqlite3.Connection, query: str, values: tuple[object, ...]) -> list[dict[str, Any]]:
+    found = base.execute(query, values)
+    names = [column for column, *_ in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def _letter(
+    letter: dict[str, Any], group: dict[str, Any] | None, incident: Incident, named: Callable[[str], str]
+) -> dict[str, Any]:
+    """What it says, and its fate: when it was handed over, how long after its fact, how often it was tried, since when that failed."""
+    sent, told_wall = group or letter, letter["told_wall"]
+    fact_wall = next((fact.at for fact in incident.facts if fact.key == letter["key"].partition(".")[0]), told_wall)
+    ended, failed = sent.get("ended_wall"), sent.get("failed_wall")
+    handed = ended if sent["state"] == "delivered" else None
+    return {
+        "time": utc(told_wall),
+        "channel": named(letter["channel"]),
+        "key": letter["key"],
+        "step": letter["step"],
+        "state": sent["state"],
+        "text": _said(letter).get("text", ""),
+        "handed": None if handed is None else utc(handed),
+        "after_s": None if handed is None else round(max(handed - min(fact_wall, told_wall), 0.0), 3),
+        "tries": sent.get("tries", 0),
+        "failed": None if failed is None else utc(failed),
+        "problem": sent.get("problem") or None,
+        "with": 0 if group is None else len(_said(group).get("parts", ())) - 1,
+    }
+
+
+def _said(letter: dict[str, Any]) -> dict[str, Any]:
+    said = msgspec.json.decode(letter["body"])
+    return said if isinstance(said, dict) else {}
 
 
 def _summary(number: int, program: str, over: float | None, record: bytes) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from supervisor.policy.releases import KEPT as RELEASES_KEPT
 from supervisor.records.backlog import Backlog
 from supervisor.records.log import escaped
 
-VERSION = 4  # of the tables below, in user_version; an older file is given the tables that it lacks
+VERSION = 5  # of the tables below, in user_version; an older file is given the tables and columns that it lacks
 ROWS_LIMIT = 10_000  # rows that wait: some 300 bytes each, a minute of the busiest fleet
 LETTERS_RESERVE = 1_000  # room beyond it for incidents and alerts: an alert must not be lost to a flood of samples
 RETRY_S = 1.0  # between tries while the disk takes nothing
@@ -56,6 +56,13 @@ CREATE TABLE IF NOT EXISTS releases (program TEXT, number INTEGER, release BLOB,
 CREATE TABLE IF NOT EXISTS outbox (incident INTEGER, key TEXT, step INTEGER, channel TEXT, told_wall REAL, body BLOB, state TEXT,
   PRIMARY KEY (incident, key, step, channel)) WITHOUT ROWID;
 """
+FATE = {  # columns of the outbox that came later: the tries and when the first one failed, why the last did, when it ended, in which group
+    "tries": "INTEGER NOT NULL DEFAULT 0",
+    "failed_wall": "REAL",
+    "problem": "TEXT NOT NULL DEFAULT ''",
+    "ended_wall": "REAL",
+    "within": "TEXT NOT NULL DEFAULT ''",
+}
 ADD_STORY = "INSERT INTO story (wall, mono, boot, subject, program, name, text) VALUES (?, ?, ?, ?, ?, ?, ?)"
 ADD_EVENT = "INSERT INTO events (wall, mono, boot, type, event, effects) VALUES (?, ?, ?, ?, ?, ?)"
 ADD_NUMBER = "INSERT INTO numbers VALUES (?, ?) ON CONFLICT DO UPDATE SET highest = max(highest, excluded.highest)"
@@ -68,9 +75,13 @@ ADD_INCIDENT = """INSERT INTO incidents VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT
 ADD_RECORD = "INSERT OR REPLACE INTO incident_records VALUES (?, ?, ?, ?)"
 END_RECORD = "UPDATE incident_records SET over_wall = ? WHERE number = ? AND over_wall IS NULL"
 END_INCIDENT = "UPDATE incidents SET over_wall = ? WHERE number = ?"
-ADD_LETTER = "INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?, ?, 'waiting')"
+ADD_LETTER = """INSERT OR IGNORE INTO outbox (incident, key, step, channel, told_wall, body, state)
+  VALUES (?, ?, ?, ?, ?, ?, 'waiting')"""
 REHEARSED = "SELECT max(told_wall) FROM outbox WHERE incident = 0 AND key LIKE 'rehearsal%'"
-SETTLE_LETTER = "UPDATE outbox SET state = ? WHERE incident = ? AND key = ? AND step = ? AND channel = ?"
+THE_LETTER = "WHERE incident = ? AND key = ? AND step = ? AND channel = ?"
+SETTLE_LETTER = f"UPDATE outbox SET state = ?, ended_wall = ?, tries = tries + ? {THE_LETTER}"
+GROUP_LETTER = f"UPDATE outbox SET state = 'grouped', within = ? {THE_LETTER}"
+TRY_LETTER = f"UPDATE outbox SET tries = tries + 1, failed_wall = coalesce(failed_wall, ?), problem = ? {THE_LETTER}"
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _MAY_NOT_WRITE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
@@ -159,7 +170,7 @@ class _Told:
 
 @dataclass(frozen=True, slots=True)
 class _Posted:
-    """Letters of no incident; `instead`: those that they take the place of."""
+    """Letters of no incident; `instead`: those that the first one takes the place of."""
 
     letters: tuple[Letter, ...]
     instead: tuple[Letter, ...]
@@ -170,7 +181,7 @@ _Item = _Row | _Happened | _Told | _Posted
 
 
 class Journal:
-    """The writer: one per state directory. Adding is for the loop's thread, except `settled` and `posted`: any thread may call those."""
+    """The writer: one per state directory. Adding is for the loop's thread; any thread may call `posted`, `tried` and `settled`."""
 
     def __init__(self, state_dir: str, lane: Lane, report: Callable[[str], None], *, keep_s: float | None = None) -> None:
         """Open the file, making it and its directory when missing. Blocks, for some milliseconds.
@@ -259,7 +270,7 @@ class Journal:
         return item.fresh
 
     def posted(self, letters: tuple[Letter, ...], instead: tuple[Letter, ...] = ()) -> Future[frozenset[str]]:
-        """Write letters of no incident; `instead` of others, in one transaction. The answer as that of `told`."""
+        """Write letters of no incident; the first `instead` of others, in one transaction. The answer as that of `told`."""
         item = _Posted(letters, instead, Future())
         self._add(item, reserve=LETTERS_RESERVE)
         return item.fresh
@@ -269,9 +280,14 @@ class Journal:
         self._add(_Row(END_RECORD, (wall, incident)), reserve=LETTERS_RESERVE)
         self._add(_Row(END_INCIDENT, (wall, incident)), reserve=LETTERS_RESERVE)
 
-    def settled(self, letter: Letter, state: str) -> None:
-        """A letter's fate: "delivered" or "failed"."""
-        self._add(_Row(SETTLE_LETTER, _fate(letter, state)), reserve=LETTERS_RESERVE)
+    def tried(self, letter: Letter, wall: float, problem: str) -> None:
+        """A channel did not take the letter, for this reason (without a secret); it waits for another try, or is settled."""
+        self._add(_Row(TRY_LETTER, (wall, problem, *_which(letter))), reserve=LETTERS_RESERVE)
+
+    def settled(self, letter: Letter, wall: float, state: str) -> None:
+        """A letter's fate: "delivered", or "failed" when it is given up."""
+        tries = int(state == "delivered")  # those that failed are noted already
+        self._add(_Row(SETTLE_LETTER, (state, wall, tries, *_which(letter))), reserve=LETTERS_RESERVE)
 
     def close(self, deadline_s: float) -> bool:
         """Write what waits and close the file; False when the disk did not take it in time. Blocks."""
@@ -323,7 +339,7 @@ class Journal:
                         fresh.append((item.fresh, _put_told(base, item)))
                     case _Posted(letters, instead):
                         fresh.append((item.fresh, _put_letters(base, letters)))
-                        base.executemany(SETTLE_LETTER, [_fate(letter, "grouped") for letter in instead])
+                        base.executemany(GROUP_LETTER, [(letters[0].key, *_which(letter)) for letter in instead])
             if lost:
                 text = f"{lost} entries of the journal were lost" + (f": {problem}" if problem else "")
                 base.execute(ADD_STORY, (time.time(), time.monotonic(), self._boot, "reviver", "reviver", "journal.lost", text))
@@ -553,6 +569,10 @@ def _make_tables(base: sqlite3.Connection) -> None:
     with _transaction(base):
         for statement in SCHEMA.split(";"):
             base.execute(statement)
+        known = {name for _, name, *_ in base.execute("PRAGMA table_info(outbox)")}
+        for name, kind in FATE.items():
+            if name not in known:
+                base.execute(f"ALTER TABLE outbox ADD COLUMN {name} {kind}")
         base.execute(f"PRAGMA user_version = {VERSION}")
 
 
@@ -607,8 +627,8 @@ def _put_letters(base: sqlite3.Connection, letters: tuple[Letter, ...]) -> froze
     return frozenset(fresh)
 
 
-def _fate(letter: Letter, state: str) -> tuple[object, ...]:
-    return (state, letter.incident, letter.key, letter.step, letter.channel)
+def _which(letter: Letter) -> tuple[object, ...]:
+    return (letter.incident, letter.key, letter.step, letter.channel)
 
 
 def _damaged(problem: OSError | sqlite3.Error) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from supervisor.policy.words import spell
+from supervisor.records import fates
 from supervisor.records.drawing import Chart, chart, unready_s
 from supervisor.records.earlier import earlier
 from supervisor.records.paper import Blank, Block, Code, Document, Items, Picture, Section, Table, Text, plain
@@ -275,10 +276,8 @@ def _zone(found: Found) -> str:
 def _lines(found: Found) -> Iterator[tuple[datetime, str, str]]:
     for line in found.record["story"]:
         yield found.here(line["time"]), plain(line["subject"]), plain(line["text"])
-    facts = {fact["text"] for fact in found.record["facts"]}
-    for each in found.record["told"]:
-        text = f"of {each['key']}" if each["text"] in facts else each["text"]
-        yield found.here(each["time"]), "told", plain(f"{each['channel']} ({each['state']}): {text}")
+    for at, text in fates.lines(found.record, spell):
+        yield found.here(at), "told", plain(text)
 
 
 def _row(found: Found, at: datetime, who: str, what: str) -> tuple[str, ...]:
@@ -374,9 +373,10 @@ def _good(found: Found) -> Iterator[str]:
     taken = found.after("evidence.taken")
     if taken is not None:
         yield f"what {plain(taken['subject'])} was doing was known after {found.since_began(taken['time'])}: {plain(taken['text'])}"
-    told = next((each for each in record["told"] if each["state"] == "delivered"), None)
+    told = min((each for each in record["told"] if each["handed"]), key=lambda each: each["handed"], default=None)
     if told is not None:
-        yield f"a message was written after {found.since_began(told['time'])}, and {plain(told['channel'])} has taken it"
+        how = f"took the first message {found.since_began(told['handed'])} after the first bad sign"
+        yield plain(f"{told['channel']} {how}")
     for each in record["acknowledgements"][:1]:
         yield f"{plain(each['by'])} acknowledged it after {found.since_began(each['time'])}"
     if record["noticed"]["looks"] and not record["noticed"]["refused"]:
@@ -401,6 +401,9 @@ def _bad(found: Found) -> Iterator[str]:
     )
     if undelivered:
         yield f"messages that did not arrive as this is written: {', '.join(undelivered)}"
+    late = dict.fromkeys(each["channel"] for each in record["told"] if each["handed"] and each["failed"])
+    if late:
+        yield plain(f"messages arrived only after tries that failed: {', '.join(late)}")
     if not record["told"]:
         yield "nobody was told: no escalation step takes it"
     elif not record["acknowledgements"]:

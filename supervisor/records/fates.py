@@ -1,0 +1,65 @@
+"""How messages to people fared, in words: for `incident` and for the postmortem. Pure.
+
+A message is told (written down), then handed to its channel, at the first try or a later one, alone or with others in one; or it waits,
+or it was given up. The values are those of `records.incidents`; times are RFC 3339, and who calls says how they and durations are
+shown: nothing is imported, so that a command which needs this starts as quickly as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Letter = dict[str, Any]
+Spell = Callable[[float], str]
+
+
+def lines(found: dict[str, Any], spell: Spell) -> Iterator[tuple[str, str]]:
+    """When (RFC 3339) and what, of each message of an incident: that a channel did not take it at first, and what became of it."""
+    facts = {fact["text"] for fact in found["facts"]}
+    for letter in found["told"]:
+        channel = letter["channel"]
+        if letter["failed"] is not None:
+            yield letter["failed"], f"{channel} does not take the message of {letter['key']}: {letter['problem']}"
+        what = f"of {letter['key']}" if letter["text"] in facts else letter["text"]  # the fact stands in a line above already
+        if letter["handed"] is None:
+            yield letter["time"], f"{channel} ({letter['state']}{_tries(letter)}): {what}"
+        else:
+            yield letter["handed"], f"{channel}, {_after(letter, spell)}{_how(letter)}: {what}"
+
+
+def channels(found: dict[str, Any], spell: Spell, shown: Callable[[str], str]) -> str:
+    """Each channel once: when it had the first message, and what is not delivered.
+
+    spell  seconds, for people
+    shown  a time, for people
+    """
+    letters: dict[str, list[Letter]] = {}
+    for letter in found["told"]:
+        letters.setdefault(letter["channel"], []).append(letter)
+    return "; ".join(f"{channel} {_channel(each, spell, shown)}" for channel, each in letters.items())
+
+
+def _channel(letters: list[Letter], spell: Spell, shown: Callable[[str], str]) -> str:
+    first = next((letter for letter in letters if letter["handed"] is not None), None)
+    said = "has nothing yet" if first is None else f"at {shown(first['handed'])}, {_after(first, spell)}"
+    missing = [letter for letter in letters if letter["state"] != "delivered"]
+    if not missing:
+        return f"{said} (delivered)"
+    states = ", ".join(dict.fromkeys(letter["state"] for letter in missing))
+    why = next((f": {letter['problem']}" for letter in reversed(missing) if letter["problem"]), "")
+    return f"{said} ({len(missing)} of {len(letters)} {states}{why})"
+
+
+def _after(letter: Letter, spell: Spell) -> str:
+    return f"{spell(letter['after_s'])} after the fact"
+
+
+def _how(letter: Letter) -> str:
+    """After how many tries, and with how many others."""
+    tried = f", at try {letter['tries']}" if letter["tries"] > 1 else ""
+    return tried + (f", in one message with {letter['with']} more" if letter["with"] else "")
+
+
+def _tries(letter: Letter) -> str:
+    return f" after {letter['tries']} {'try' if letter['tries'] == 1 else 'tries'}" if letter["tries"] else ""
