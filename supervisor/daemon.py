@@ -115,6 +115,8 @@ MEND_S = 5.0  # until a configuration is read again that is bad while programs r
 EXIT_AGAIN = 75  # guard and systemd start the next one at once
 # What may be done before it stands in the handover: words are told later, and a process at its gate runs nothing, and ends with us.
 HARMLESS = (Note, Tell, Remember, RecordRelease, RecordIncident, Spawn)
+# On these other servers stop, reopen their logs or upgrade. Not handled, each would end us.
+SLIPS = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 LANES = ("preflight", "reap", "watch", "evidence", "record", "read", "discard", "switch")
 
 
@@ -201,6 +203,8 @@ class Daemon:
         launch.widen()
         for name, number in (("SIGTERM", signal.SIGTERM), ("SIGINT", signal.SIGINT)):
             self._loop.add_signal_handler(number, self._shut_down, name)
+        for slip in SLIPS:
+            self._loop.add_signal_handler(slip, self._slipped, slip.name)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         if self._guard is not None:
             self._loop.add_reader(self._guard, self._guard_died)
@@ -401,6 +405,10 @@ class Daemon:
         self._tell_story(Note("reviver", "daemon.stop_asked", f"{name}: {text}"))
         self._systemd.stopping(stop_s([program.settings for program in self._fleet.programs.values()]), "stops all programs")
         self.post(ShutdownAsked())
+
+    def _slipped(self, name: str) -> None:
+        text = f"{name} changed nothing: SIGTERM stops all programs, SIGHUP applies the configuration, logs are rotated without a signal"
+        self._tell_story(Note("reviver", "signal.ignored", text))
 
     def _hang_up(self) -> None:
         """Apply the configuration as it is now; asked while it is being read, once more afterwards."""

@@ -382,6 +382,20 @@ def test_reviver_run_keeps_its_programs_over_the_death_of_the_supervisor_and_of_
         reviver.until("daemon.stopped")
 
 
+def test_signals_that_mean_something_to_other_servers_change_nothing_and_are_answered(tmp_path: Path) -> None:
+    with Supervised(tmp_path, '[program.app]\ncommand = ["sleep", "1000"]\n', guarded=True) as reviver:
+        reviver.until("instance.started")
+        daemon = reviver.daemon()
+        for pid in (reviver.process.pid, daemon):
+            for number in (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+                os.kill(pid, number)
+                assert f"{number.name} changed nothing: SIGTERM stops" in reviver.until("signal.ignored")["text"]
+        assert reviver.daemon() == daemon
+        reviver.signal(signal.SIGTERM)
+        assert "guard.told" not in {line["event"] for line in reviver.rest()}
+        assert reviver.process.returncode == 0
+
+
 def test_upgrade_starts_the_daemon_anew_and_refuses_code_that_is_not_fit(tmp_path: Path) -> None:
     code = "import signal; signal.pause()"
     with Supervised(tmp_path, f"[program.app]\ncommand = {python(code)}\n", guarded=True) as reviver:
