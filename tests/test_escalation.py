@@ -122,6 +122,30 @@ def test_what_was_only_healed_speaks_in_another_voice_than_what_needs_somebody()
     assert {tell.voice for tell in tells(there.wait_until(300.0))} == {Voice.NEEDS_YOU}
 
 
+def test_a_crash_beside_one_that_serves_is_recorded_and_told_to_nobody() -> None:
+    there = host(instances=2)
+    there.start(2)
+    assert told(crash(there, 1, 100.0)) == []
+    incident = there.of().incident
+    assert incident is not None
+    assert (incident.severity, incident.told) == (Severity.INFO, ("crash",))
+    there.start(3)
+    assert told(there.wait_until(140.0)) == []
+    assert there.of().incident is None
+
+
+def test_a_crash_of_the_last_one_that_serves_is_told_although_one_before_was_not() -> None:
+    there = host(instances=2)
+    there.start(2)
+    crash(there, 1, 100.0)
+    assert told(crash(there, 2, 100.5)) == [("crash", "command:ops")]
+    there.take(AckAsked(1, "uid 1000"))
+    there.start(3)
+    there.start(4)
+    there.wait_until(110.0)
+    assert told(crash(there, 3, 110.0)) == [], "what nobody is told breaks no acknowledgement"
+
+
 def test_critical_news_break_an_acknowledgement_and_the_steps_begin_anew() -> None:
     there = host(restart=SLOW, public=StakeholderSettings())
     crash(there, 1, 100.0)

@@ -144,15 +144,15 @@ def record(program: Program, _: World, clock: Clock) -> Stepped:
 def _join(program: Program, fact: Fact, world: World) -> Program:
     incident = program.incident
     if incident is None:
-        if fact.severity is Severity.INFO:
-            return program
         ran = next((i for i in program.instances if str(i.id) == fact.instance), None)
         by = program.build.release if ran is None else release(program, ran)
         incident = Incident(world.incidents + 1, fact.at, fact.severity, round=fact.at, release=by)
         program = note(program, "incident.opened", f"incident {incident.number} opened, {fact.severity.name.lower()}")
-    acknowledged, known = incident.acknowledged, fact.key in incident.told
+    acknowledged = incident.acknowledged
+    known = any(each.key == fact.key and each.severity >= fact.severity for each in incident.facts)  # what has become worse is news
     news = fact.severity is Severity.CRITICAL and (not known or fact.key in PROOFS)
-    broken = acknowledged is not None and (news or incident.calm is not None)
+    again = incident.calm is not None and fact.severity > Severity.INFO
+    broken = acknowledged is not None and (news or again)
     if known and not broken:
         return program
     if acknowledged is not None and broken:

@@ -119,10 +119,16 @@ def _unasked(program: Program, instance: Instance, event: Exited, words: str, no
         return replace(program, resting=program.resting + 1)
     text = f"ended by itself: {words}; it had been {age}" + ('; it rests (when = "never")' if when is RestartWhen.NEVER else "")
     program = note(program, "instance.failed", text, instance)
-    program = fact(program, "crash", Severity.WARNING, f"{instance.id} {text}", instance)
+    program = fact(program, "crash", _severity(program, instance), f"{instance.id} {text}", instance)
     if when is RestartWhen.NEVER:
         return replace(program, resting=program.resting + 1)
     return fail(program, instance, now, words, delayed=True)
+
+
+def _severity(program: Program, instance: Instance) -> Severity:
+    """Of a crash: where another serves, nobody noticed anything beyond the requests that died with it, and it heals by itself."""
+    served = any(other.state is State.READY for other in program.instances if other.id != instance.id)
+    return Severity.INFO if served and program.trial is None else Severity.WARNING
 
 
 def spawn_failed(program: Program, instance: Instance, event: SpawnFailed, now: float) -> Program:
