@@ -270,24 +270,25 @@ def explain(config: str | None, as_json: bool, name: str) -> int:
 @CONFIG
 @JSON
 @click.option("-n", "lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="So many, the newest first.")
+@click.option("--drills", "of_drills", is_flag=True, help="Those of drills, which never stand among the others.")
 @click.argument("name", required=False, default="", shell_complete=_complete)
-def incidents(config: str | None, as_json: bool, lines: int, name: str) -> int:
+def incidents(config: str | None, as_json: bool, lines: int, of_drills: bool, name: str) -> int:
     """What was wrong, of all programs or of one; also where no daemon runs."""
-    from supervisor.commands.incidents import incidents
+    from supervisor.commands.incidents import drills, incidents
 
-    return incidents(config, name, lines, as_json)
+    return drills(config, name, lines, as_json) if of_drills else incidents(config, name, lines, as_json)
 
 
 @reviver.command(short_help="One incident: what, why, who was told, what comes next.")
 @CONFIG
 @JSON
 @click.option("-n", "lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="So many lines of what happened.")
-@click.argument("number", metavar="ID", type=click.IntRange(1))
-def incident(config: str | None, as_json: bool, lines: int, number: int) -> int:
+@click.argument("which", metavar="ID")
+def incident(config: str | None, as_json: bool, lines: int, which: str) -> int:
     """What is wrong, since when, who is affected, why, what was done, what comes next, who was told; also where no daemon runs."""
     from supervisor.commands.incidents import incident
 
-    return incident(config, number, lines, as_json)
+    return incident(config, which, lines, as_json)
 
 
 @reviver.command(short_help="Write the postmortem of an incident.")
@@ -299,15 +300,17 @@ def incident(config: str | None, as_json: bool, lines: int, number: int) -> int:
     type=click.Path(dir_okay=False),
     help="Write a page with a drawn timeline into this new file.",
 )
-@click.argument("number", metavar="ID", type=click.IntRange(1))
-def postmortem(config: str | None, target: str | None, number: int) -> int:
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def postmortem(config: str | None, target: str | None, ids: Names) -> int:
     """The record of an incident as a document: impact, timeline, cause, resolution, follow-ups, and blanks for what only people know.
+
+    ID is an incident; several of one program make one document. D3 is drill 3, and all its incidents (`reviver incidents --drills`).
 
     Markdown, unless --html is given; also where no daemon runs.
     """
     from supervisor.commands.postmortem import postmortem
 
-    return postmortem(config, number, target)
+    return postmortem(config, ids, target)
 
 
 @reviver.command(short_help="Say that you are at it: nobody else is told.")
@@ -343,15 +346,15 @@ def hold(config: str | None, reason: str, end: bool, name: str, lasts: str) -> i
 @CONFIG
 @JSON
 @click.option("--days", type=click.FloatRange(0, 36500), help="All recordings of so many days, in place of ID.")
-@click.argument("number", metavar="[ID]", type=click.IntRange(1), required=False)
-def replay(config: str | None, days: float | None, as_json: bool, number: int | None) -> int:
+@click.argument("which", metavar="[ID]", required=False)
+def replay(config: str | None, days: float | None, as_json: bool, which: str | None) -> int:
     """What today's diagnosis and rules make of a recorded incident, with the settings of --config; nothing is touched.
 
     --config may name a copy of the configuration in which other settings are tried.
     """
     from supervisor.commands.replay import replay
 
-    return replay(config, number, days, as_json)
+    return replay(config, which, days, as_json)
 
 
 @reviver.command()

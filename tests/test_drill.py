@@ -17,11 +17,14 @@ import pytest
 
 from supervisor import config
 from supervisor.alerts.message import Message
-from supervisor.commands import drill_program, drill_store
-from supervisor.commands.drill_card import Expected, Seen, noticed, recovered, rows
+from supervisor.commands import drill_kept, drill_program, drill_store
+from supervisor.commands.drill_card import Expected, Row, Seen, noticed, recovered, rows
 from supervisor.commands.drill_customers import Outcome, Request, judged, longest_gap_s
 from supervisor.commands.drill_shadow import Page, Shadow, marked, toml
 from supervisor.commands.drill_voices import Voices, voices
+from supervisor.commands.incidents import find
+from supervisor.commands.postmortem import postmortem
+from supervisor.commands.which import Which
 from supervisor.control.client import Refusal
 from supervisor.model import DaemonSettings, EscalationStep, Settings, Severity
 
@@ -195,7 +198,7 @@ def test_told_messages_say_drill_have_no_commands_and_come_once(tmp_path: Path, 
     assert json.loads(got)["commands"] == []
 
 
-def test_drill_of_a_crash_is_found_told_healed_kept_and_leaves_nothing(tmp_path: Path) -> None:
+def test_drill_of_a_crash_is_found_told_healed_kept_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "config.toml"
     (tmp_path / "state").mkdir()
     file.write_text(f'[reviver]\nstate_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\nlog_dir = "{tmp_path}/log"\n')
@@ -215,11 +218,57 @@ def test_drill_of_a_crash_is_found_told_healed_kept_and_leaves_nothing(tmp_path:
     unseen = [row for row in answer["rows"] if row["measured"].startswith(("not ", "nobody"))]
     assert unseen == [], done.stderr
     assert done.returncode == (0 if all(row["well"] for row in answer["rows"]) else 1), "how long each took is the machine's"
-    kept = json.loads(Path(answer["kept"]).read_text())
-    assert kept["drill"] is True
-    assert kept["incidents"][0]["state"] == "over"
-    assert "SIGABRT" in kept["incidents"][0]["what"]
+    assert answer["kept"] == "D1"
+    (kept,) = find(str(file), "D1")
+    assert (kept["incident"], kept["state"], kept["drill"]) == ("D1.1", "over", True)
+    assert "SIGABRT" in kept["what"]
+    assert {letter["channel"] for letter in kept["told"]} == {"the drill's channel"}
+    assert postmortem(str(file), ["D1"], None) == 0
+    written = capsys.readouterr().out
+    assert written.startswith("# DRILL: Postmortem of incident D1.1: DRILL-store")
+    assert "| ok | customers |" in written
+    assert short not in written, "a folder that is gone"
     assert not _processes_with(short)
+
+
+KEPT = {"fault": "hang", "what": "a hang", "program": "shop"}
+
+
+def left(where: Path) -> Path:
+    """What an ended shadow leaves."""
+    (where / "state").mkdir(parents=True)
+    (where / "state/journal.db").touch()
+    return where
+
+
+def test_kept_drills_are_numbered_and_the_newest_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drill_kept, "LIMIT", 2)
+    shadow = left(tmp_path / "shadow")
+    kept = [drill_kept.keep(str(tmp_path), shadow, KEPT, [Row("found", "1 s", "2 s", True)]) for _ in range(3)]
+    assert [each and each.id for each in kept] == ["D1", "D2", "D3"]
+    assert list(drill_kept.all_of(str(tmp_path))) == kept[:0:-1]
+    with pytest.raises(Refusal, match="there is no drill D1"):
+        drill_kept.find(str(tmp_path), 1)
+
+
+def test_drill_is_not_kept_where_nothing_can_be_written_and_a_torn_card_is_said(tmp_path: Path) -> None:
+    shadow = left(tmp_path / "shadow")
+    assert drill_kept.keep(str(tmp_path / "none"), shadow, KEPT, []) is None
+    assert drill_kept.keep(str(tmp_path), shadow, KEPT, []) is not None
+    (tmp_path / "drills/1/drill.json").write_text('{"card": [')
+    with pytest.raises(Refusal, match="cut off"):
+        drill_kept.find(str(tmp_path), 1)
+
+
+@pytest.mark.parametrize(("typed", "which"), [("3", Which(3)), ("D3", Which(0, 3)), ("D3.12", Which(12, 3))])
+def test_id_is_of_an_incident_a_drill_or_an_incident_of_a_drill(typed: str, which: Which) -> None:
+    assert Which.read(typed) == which
+
+
+@pytest.mark.parametrize("typed", ["0", "D", "D0", "3.1", "D3.", "D3.0", "-1", "x", "3 ", "9" * 10])
+def test_what_is_no_id_is_refused(typed: str) -> None:
+    with pytest.raises(Refusal, match="is no incident"):
+        Which.read(typed)
 
 
 def _processes_with(text: str) -> list[str]:

@@ -209,7 +209,7 @@ def test_a_hostile_program_cannot_write_on_the_page(
     room.close()
     path = tmp_path / "config.toml"
     path.write_text(f'[reviver]\nruntime_dir = "{tmp_path}"\nstate_dir = "{room.state_dir}"\n[program.store]\ncommand = "x"\n')
-    assert command.incident(str(path), 3, 20, as_json=False) == 0
+    assert command.incident(str(path), "3", 20, as_json=False) == 0
     shown = capsys.readouterr()
     assert "this is from the journal" in shown.err
     assert all(line.isprintable() and len(line) < 2000 for line in shown.out.splitlines())
@@ -217,7 +217,7 @@ def test_a_hostile_program_cannot_write_on_the_page(
     assert command.incidents(str(path), "", 20, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["incidents"][0]["severity"] == "critical"
     with pytest.raises(Refusal, match="there is no incident 9"):
-        command.incident(str(path), 9, 20, as_json=False)
+        command.incident(str(path), "9", 20, as_json=False)
 
 
 # --- commands -------------------------------------------------------------------------------------------------------------------

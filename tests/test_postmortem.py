@@ -24,8 +24,9 @@ from supervisor.records.drawing import ROWS_LIMIT, Chart, chart, spans, svg, unr
 from supervisor.records.incidents import read_incident
 from supervisor.records.paper import markdown, plain
 from supervisor.records.paper_html import html
-from supervisor.records.postmortem import TIMELINE_LIMIT, Found, evidence, write
+from supervisor.records.postmortem import TIMELINE_LIMIT, Found, Played, evidence, write
 from supervisor.records.recordings import Head, Kept
+from supervisor.records.together import together
 from tests.test_incidents import incident, put
 from tests.test_journal import Room
 
@@ -114,6 +115,33 @@ def kept(name: str = "sync-spin-allocate.recording", incident: int = 3) -> Kept:
         version="0",
     )
     return Kept(head, recording)
+
+
+def test_two_incidents_are_one_document_with_each_line_once(room: Room) -> None:
+    first = {**hung(room), "incident": 3}
+    later = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+    more = {"time": later, "subject": "store", "event": "incident.closed", "text": "incident 4 over"}
+    again = {**first, "incident": 4, "opened": later, "over": later, "severity": "critical", "cause": "shop.py:37 apply()"}
+    again = {**again, "story": [*first["story"], more], "noticed": {**first["noticed"], "broken": 1, "longest_s": 30.0}}
+    record = together([Found(again), Found(first)]).record
+    assert (record["incident"], record["severity"], record["opened"]) == ("3 and 4", "critical", first["opened"])
+    assert record["story"] == [*first["story"], more]
+    assert record["cause"] == "shop.py:36 apply()", "the same function, in the line in which it was met first"
+    assert (record["noticed"]["broken"], record["noticed"]["longest_s"]) == (first["noticed"]["broken"] + 1, 30.0)
+    text = markdown(write(Found(record)))
+    assert text.startswith("# Postmortem of incidents 3 and 4: store")
+    assert "Incident 4 over." in text
+    assert "reviver replay 3 and 4" not in text
+
+
+def test_drill_says_so_and_asks_nobody_to_acknowledge(room: Room) -> None:
+    played = Played("D1", "a hang, in a shadow", ("result", "what"), (("ok", "<b>found</b>"),))
+    document = write(Found(hung(room), played=played))
+    text = markdown(document)
+    assert text.startswith("# DRILL: Postmortem of incident 3")
+    assert "| ok | \\<b\\>found\\</b\\> |" in text
+    assert "acknowledge it" not in text
+    assert "<b>found" not in html(document)
 
 
 # --- what it says ---------------------------------------------------------------------------------------------------------------
@@ -350,28 +378,28 @@ def test_the_command_prints_markdown_and_writes_a_page_once(room: Room, tmp_path
         file = {"instance": name, "taken_wall": time.time(), "summary": f"of {name}!"}
         (folder / f"{name.replace(':', '-')}-17.json").write_text(json.dumps(file))
     config, page = configured(room, tmp_path), tmp_path / "page.html"
-    assert command.postmortem(config, 3, None) == 0
+    assert command.postmortem(config, ["3"], None) == 0
     said = capsys.readouterr().out
     assert said.startswith("# Postmortem of incident 3: store")
     assert "of store:1!" in said
     assert "of store:11!" not in said
     assert "of store-1:1!" not in said
-    assert command.postmortem(config, 3, str(page)) == 0
+    assert command.postmortem(config, ["3"], str(page)) == 0
     assert "for people" in capsys.readouterr().err
     written = page.read_text()
     assert written.startswith("<!DOCTYPE html>")
     with pytest.raises(Refusal, match="people may have written into it"):
-        command.postmortem(config, 3, str(page))
+        command.postmortem(config, ["3"], str(page))
     assert page.read_text() == written
     with pytest.raises(Refusal, match="there is no incident 9"):
-        command.postmortem(config, 9, None)
+        command.postmortem(config, ["9"], None)
 
 
 def test_evidence_that_is_gone_is_missed(room: Room, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hung(room, evidence=("store:1",))
     config = configured(room, tmp_path)
-    command.postmortem(config, 3, None)
+    command.postmortem(config, ["3"], None)
     assert "The evidence could not be read (No such file or directory)" in capsys.readouterr().out
     Path(room.state_dir, "evidence").mkdir()
-    command.postmortem(config, 3, None)
+    command.postmortem(config, ["3"], None)
     assert "The evidence is not there any more" in capsys.readouterr().out

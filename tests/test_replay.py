@@ -289,13 +289,13 @@ def test_daemon_records_a_hang_and_replay_says_what_would_differ(tmp_path: Path,
         assert (str(kept.head.id), kept.head.ended) == ("shop:1", Ended.GONE)
         assert set(kept.head.fleet.programs) == {"shop"}
         daemon.until("instance.ready", subject="shop:2")
-    assert command(str(daemon.config), 1, None, as_json=True) == 0
+    assert command(str(daemon.config), "1", None, as_json=True) == 0
     same = json.loads(capsys.readouterr().out)
     assert (same["differences"], same["in_all"], same["unknown"]) == ([], [], [])
     assert same["seen"][0]["as_recorded"] == same["seen"][0]["tried"]
 
     daemon.write(QUICK.format(command=python(HANGS), port=port, suspect="0.5s", blocked="50s"))
-    command(str(daemon.config), 1, None, as_json=False)
+    command(str(daemon.config), "1", None, as_json=False)
     page = capsys.readouterr().out
     assert "shop:1 would not have been killed" in page
     assert page.index("a guess") < page.index("shop:2 would not have been started")
@@ -307,4 +307,4 @@ def test_daemon_records_a_hang_and_replay_says_what_would_differ(tmp_path: Path,
     found = {row["setting"]: row["hangs_found"] for row in program["settings"]}
     assert (found["as recorded"], found["as configured"]) == (1, 0)
     with pytest.raises(Refusal, match="there is no recording of incident 7"):
-        command(str(daemon.config), 7, None, as_json=False)
+        command(str(daemon.config), "7", None, as_json=False)

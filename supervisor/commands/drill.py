@@ -6,28 +6,23 @@ on a port of its own, with customers of its own. What the operator runs is not t
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from supervisor.commands import drill_may3, drill_program, drill_store
+from supervisor.commands import drill_kept, drill_may3, drill_program, drill_store
 from supervisor.commands.configuration import load
-from supervisor.commands.drill_card import Row, Seen, rows
+from supervisor.commands.drill_card import HEAD, Row, Seen, rows
 from supervisor.commands.drill_customers import Customers
 from supervisor.commands.drill_faults import ANY, COME_S, FAULTS, Fault, play
-from supervisor.commands.drill_shadow import Line, folder, free_port, marked, running
+from supervisor.commands.drill_kept import Drill
+from supervisor.commands.drill_shadow import folder, free_port, marked, running
 from supervisor.commands.drill_voices import Voices, voices
 from supervisor.commands.screen import remark, say, say_json, table
 from supervisor.control.client import Refusal, find_config
 from supervisor.control.messages import REFUSED
-
-HEAD = ("RESULT", "WHAT", "GOOD IS", "MEASURED")
-FOLDER = "drills"  # in state_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +50,17 @@ def drill(config: str | None, fault: str, name: str, tell: bool, as_json: bool) 
         with running(where, prepared.program, port, prepared.tables + channel(where) + steps) as shadow:
             remark(f"drill: {what}; what you run is not touched")
             seen = play(prepared.fault, shadow, prepared.path, heard.forward)
-        incidents = shadow.incidents()
-    card = rows(prepared.fault.expected, seen)
-    kept = keep(config, fault, seen, card, incidents)
+        card = rows(prepared.fault.expected, seen)
+        kept = keep(config, where, {"fault": fault, "what": prepared.fault.what, "program": name}, card)
     if as_json:
-        say_json({"drill": fault, "program": prepared.program, "rows": [asdict(row) for row in card], "kept": kept})
+        said = [asdict(row) for row in card]
+        say_json({"drill": fault, "program": prepared.program, "rows": said, "kept": None if kept is None else kept.id})
     else:
-        table(HEAD, [("ok" if row.well else "missing", row.what, row.good, row.measured) for row in card], state=0)
+        table(
+            [word.upper() for word in HEAD],
+            [("ok" if row.well else "missing", row.what, row.good, row.measured) for row in card],
+            state=0,
+        )
     _say_where(kept)
     return 0 if all(row.well for row in card) else 1
 
@@ -82,10 +81,10 @@ def may3(config: str | None) -> int:
             scenes = list(drill_may3.Morning(shadow, customers).play())
             story, pages = shadow.story(began_wall), shadow.pages(began_wall)
         seen = Seen(began_wall, story, pages, customers.requests())
-        incidents = shadow.incidents()
-    say(drill_may3.transcript(scenes, seen, len(incidents), where))
-    card = [Row(scene.at, scene.now, scene.then, scene.well) for scene in scenes]
-    _say_where(keep(config, "may3", seen, card, incidents))
+        card = [Row(scene.at, scene.now, scene.then, scene.well) for scene in scenes]
+        kept = keep(config, where, {"fault": "may3", "what": drill_may3.WHAT, "program": ""}, card)
+    say(drill_may3.transcript(scenes, seen, where))
+    _say_where(kept)
     return 0 if all(scene.well for scene in scenes) else 1
 
 
@@ -111,28 +110,18 @@ def channel(where: Path) -> str:
     return f'[[escalation]]\nnotify = ["command:/bin/sh {where}/pager {where}/message"]\n'
 
 
-def keep(config: str | None, fault: str, seen: Seen, card: Sequence[Row], incidents: Sequence[Line]) -> str:
-    """Write down what was, beside the operator's own incidents and never among them; the file's path, "" where that cannot be.
+def keep(config: str | None, where: Path, card: Mapping[str, str], measured: Sequence[Row]) -> Drill | None:
+    """Keep what the ended shadow leaves, beside the operator's own incidents and never among them; None where that cannot be.
 
     config  whose state_dir it is; where no configuration is found nothing is kept
     """
     if find_config(config, os.environ) is None:
-        return ""
-    began = datetime.fromtimestamp(seen.began_wall, UTC)
-    record = {
-        "drill": True,
-        "fault": fault,
-        "began": began.isoformat(),
-        "card": [asdict(row) for row in card],
-        "incidents": incidents,
-    }
-    file = Path(load(config).daemon.state_dir, FOLDER, f"{began:%Y-%m-%dT%H-%M-%SZ}-{fault}.json")
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        file.write_text(json.dumps(record, indent=1) + "\n")
-        return str(file)
-    return ""
+        return None
+    return drill_kept.keep(load(config).daemon.state_dir, where, card, measured)
 
 
-def _say_where(kept: str) -> None:
-    remark(f"kept, marked as a drill: {kept}" if kept else "not kept: there is no configuration whose state_dir can be written")
+def _say_where(kept: Drill | None) -> None:
+    if kept is None:
+        remark("not kept: there is no configuration whose state_dir can be written")
+    else:
+        remark(f"kept as drill {kept.id}: reviver postmortem {kept.id}, reviver incidents --drills")

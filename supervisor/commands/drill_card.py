@@ -10,6 +10,7 @@ from supervisor.commands.drill_customers import Outcome, Request, longest_gap_s
 from supervisor.commands.drill_shadow import Line, Page
 from supervisor.commands.screen import spell
 
+HEAD = ("result", "what", "good is", "measured")
 SHOWN = 160  # characters of a sentence in a row
 
 

@@ -28,7 +28,9 @@ PROVEN_S = 240.0  # to be proven hung beside its relief: 30 s, and minutes where
 DEPLOY_S = 60.0
 COUPON = "/checkout?coupon=LOOP"
 NAMED = Expected((), ("apply_coupon", "store.py:", "/checkout", drill_store.LOOPING.name))
-HEAD = ("time in 2023", "what happened then", "what happened in this drill")
+WHAT = "the morning of May 3, 2023: a release in which a request can loop for ever"
+CARD_HEAD = ("result", "time in 2023", "what happened then", "what happened in this drill")
+HEAD = CARD_HEAD[1:]
 
 
 BAR = "&#124;"  # within a cell
@@ -117,7 +119,9 @@ class Morning:
         pages = self._shadow.pages()
         public = [each for each in pages if each.public]
         told = (
-            f"stakeholders got {len(public)}" if public else "stakeholders were told nothing: an instance was ready all the while"
+            f"stakeholders got {len(public)}"
+            if public
+            else "stakeholders were told nothing: each time another instance served before an incident was opened"
         )
         now = f"each incident ended with a proven recovery, and those on call had {len(pages) - len(public)} messages; {told}"
         yield Scene("1:30", "verified; stakeholders are told, after three and a half hours", now, over is not None)
@@ -195,7 +199,7 @@ The first of them as it is read, whole:
 ```"""
 
 
-def transcript(scenes: Sequence[Scene], seen: Seen, incidents: int, where: Path) -> str:
+def transcript(scenes: Sequence[Scene], seen: Seen, where: Path) -> str:
     """The whole of it, in Markdown. `where` is the shadow's folder, which is not there any more."""
 
     def line(wall: float, who: str, text: str) -> str:
@@ -215,7 +219,7 @@ def transcript(scenes: Sequence[Scene], seen: Seen, incidents: int, where: Path)
         gap=spell(longest_gap_s(seen.requests)),
         told="\n".join(line(p.wall, "stakeholders" if p.public else "on call", p.message["text"]) for p in seen.pages),
         first="\n".join(safe(text) for text in _whole(seen.pages).splitlines()),
-        incidents=incidents,
+        incidents=sum(each["event"] == "incident.opened" for each in seen.story),
         story="\n".join(line(each["wall"], each["subject"], each["text"]) for each in seen.story),
     )
 

@@ -24,12 +24,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from supervisor.alerts.channels import named
 from supervisor.control.client import Client, Refusal
 from supervisor.control.messages import REFUSED
 from supervisor.notify import OURS
-from supervisor.records.incidents import read_incident, read_incidents
-from supervisor.records.journal import JournalError
 
 MARK = "DRILL-"  # before the program's name: it stands in each message, log line and process of a drill
 CLOCK_STEP_S = 0.001  # of the times in the story, which are cut to it
@@ -120,16 +117,6 @@ class Shadow:
         """The first line of an event since then, waited for; None when it does not come in time."""
         self.until(lambda: self.told(event, since_wall) is not None, limit_s)
         return self.told(event, since_wall)
-
-    def incidents(self) -> list[Line]:
-        """All that its journal keeps of each incident, the oldest first."""
-        state_dir = str(self.folder / "state")
-        try:
-            numbers = [each["incident"] for each in read_incidents(state_dir)]
-            found = [read_incident(state_dir, number, named) for number in sorted(numbers)]
-        except JournalError:
-            return []
-        return [each for each in found if each is not None]
 
     def _last_words(self) -> str:
         told = self.story()

@@ -102,7 +102,7 @@ def tables(where: Path, port: int, first: Release, release: str = "") -> str:
     command = [sys.executable, "-m", "gunicorn", f"{PACKAGE}.store:app", "--timeout", "0", "--graceful-timeout", "120"]
     return (
         f"[program.{name}]\ncommand = {toml(command)}\ndirectory = {toml(str(where / 'current'))}\n"
-        f'sockets = ["127.0.0.1:{port}"]\nenv = {toml({"DEMO_DATA": str(where / "data")})}\n'
+        f'sockets = ["127.0.0.1:{port}"]\nenv = {toml({"DEMO_DATA": str(where / "data"), "XDG_RUNTIME_DIR": str(where)})}\n'
         f"preflight = {toml([[sys.executable, '-m', 'compileall', '-q', '.']])}\n"
         f'[program.{name}.health]\nhttp = "/health"\nstart = "{START_S}s"\n'
         f'[program.{name}.restart]\nhealthy = "{HEALTHY_S}s"\nlimit = "{LIMIT_S}s"\n'

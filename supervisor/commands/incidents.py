@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from supervisor.commands.daemon import connect
 from supervisor.commands.releases import who
 from supervisor.commands.screen import clock_time, remark, safe, say, say_json, spell, table
+from supervisor.commands.which import Which
 from supervisor.control.client import Client, Refusal, Unanswered
 from supervisor.control.messages import REFUSED
 from supervisor.records import fates
@@ -41,9 +42,29 @@ def incidents(config: str | None, name: str, lines: int, as_json: bool) -> int:
     return 0
 
 
-def incident(config: str | None, number: int, lines: int, as_json: bool) -> int:
+def drills(config: str | None, name: str, lines: int, as_json: bool) -> int:
+    """Print those of drills, of one program or of all ("": the bundled store's too), the newest first."""
+    from itertools import islice
+
+    from supervisor.commands import drill_kept
+    from supervisor.commands.configuration import load
+
+    kept = (drill for drill in drill_kept.all_of(load(config).daemon.state_dir) if name in ("", drill.program))
+    found = list(islice(({**each, "fault": drill.fault} for drill in kept for each in reversed(drill.incidents())), lines))
+    if as_json:
+        say_json({"incidents": found})
+    elif found:
+        table(HEAD, [_row(each) for each in found], state=1, spared=("SEVERITY", "LASTED"))
+    else:
+        say("no drills are kept (reviver drill hang plays one)")
+    return 0
+
+
+def incident(config: str | None, which: str, lines: int, as_json: bool) -> int:
     """Print one as a page."""
-    found = find(config, number)
+    found, *more = find(config, which)
+    if more:
+        raise Refusal(REFUSED, f"{which} has more than one incident: name {', '.join(each['incident'] for each in (found, *more))}")
     if as_json:
         say_json(found)
     else:
@@ -52,9 +73,25 @@ def incident(config: str | None, number: int, lines: int, as_json: bool) -> int:
     return 0
 
 
-def find(config: str | None, number: int) -> dict[str, Any]:
-    """All that is kept of one incident, and where a daemon answers also what comes next."""
+def find(config: str | None, which: str) -> list[dict[str, Any]]:
+    """All that is kept of one incident, and where a daemon answers also what comes next; of a drill as a whole, each of its incidents.
 
+    raises  Refusal
+    """
+    wanted = Which.read(which)
+    if not wanted.drill:
+        return [_own(config, wanted.number)]
+    from supervisor.commands import drill_kept
+    from supervisor.commands.configuration import load
+
+    drill = drill_kept.find(load(config).daemon.state_dir, wanted.drill)
+    found = [drill.incident(wanted.number)] if wanted.number else drill.incidents()
+    if not found:
+        raise Refusal(REFUSED, f"no incident was opened in drill {drill.id}")
+    return found
+
+
+def _own(config: str | None, number: int) -> dict[str, Any]:
     def recorded(state_dir: str) -> dict[str, Any]:
         from supervisor.alerts.channels import named
         from supervisor.records.incidents import read_incident
@@ -123,7 +160,8 @@ def _lasted(each: dict[str, Any]) -> str:
 def _page(found: dict[str, Any], lines: int) -> Iterator[str]:
     """What, since when, who is affected, why, what was done, what comes, what to type; then what happened in order."""
     lasted = f"lasted {_lasted(found)}" if found["over"] else f"for {_lasted(found)} now"
-    yield f"incident {found['incident']} of {safe(found['program'])} is {found['state']}, {found['severity']}, {lasted}"
+    drill = "DRILL: " if found.get("drill") else ""
+    yield f"{drill}incident {found['incident']} of {safe(found['program'])} is {found['state']}, {found['severity']}, {lasted}"
     yield f"  {safe(found['what'])}"
     yield ""
     for label, text in _facts(found):
@@ -133,6 +171,10 @@ def _page(found: dict[str, Any], lines: int) -> Iterator[str]:
     yield from _story(found, lines)
     yield ""
     yield "you can type:"
+    if found.get("drill"):  # its Reviver is gone, and so is its program
+        yield f"  reviver postmortem {found['incident']}"
+        yield f"  reviver replay {found['incident']}"
+        return
     if not found["over"] and not found["acknowledged_by"]:
         yield f"  reviver ack {found['incident']}"
     yield f"  reviver explain {safe(found['program'])}"

@@ -5,33 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from supervisor.commands import drill_card, drill_kept, drill_may3
 from supervisor.commands.configuration import load
+from supervisor.commands.drill_kept import Drill
 from supervisor.commands.incidents import find
 from supervisor.commands.releases import who
 from supervisor.commands.screen import remark, say
+from supervisor.commands.which import Which
 from supervisor.control.client import Refusal
 from supervisor.control.messages import REFUSED
 from supervisor.mechanism.evidence import FILE_BYTES, FOLDER
 from supervisor.records import recordings
 from supervisor.records.paper import markdown
 from supervisor.records.paper_html import html
-from supervisor.records.postmortem import Evidence, Found, evidence, write
+from supervisor.records.postmortem import Evidence, Found, Played, evidence, write
+from supervisor.records.together import together
 
 READ_BYTES = 4 * FILE_BYTES  # a longer file keeps one stack and fifty threads, and may still be over its limit a little
 
 
-def postmortem(config: str | None, number: int, target: str | None) -> int:
-    """Print Markdown, or write an HTML file that is not there yet."""
-    record = find(config, number)
-    record["acknowledgements"] = [{**each, "by": who(each["by"])} for each in record["acknowledgements"]]
-    record["acknowledged_by"] = record["acknowledged_by"] and who(record["acknowledged_by"])
-    state_dir = load(config).daemon.state_dir
-    known, problems = _evidence(Path(state_dir, FOLDER), record)
-    recorded = tuple(recordings.read(state_dir, incident=number))
-    document = write(Found(record, tuple(known), tuple(problems), recorded))
+def postmortem(config: str | None, ids: Sequence[str], target: str | None) -> int:
+    """Print Markdown, or write an HTML file that is not there yet: of one incident, of several of one program, or of a drill."""
+    found = [_found(config, which) for which in dict.fromkeys(ids)]
+    if len({each.program for each in found}) > 1:
+        raise Refusal(REFUSED, "a postmortem is of one program: name incidents of one (see: reviver incidents NAME)")
+    document = write(together(found))
     if target is None:
         say(markdown(document)[:-1])
         return 0
@@ -40,7 +42,33 @@ def postmortem(config: str | None, number: int, target: str | None) -> int:
     return 0
 
 
-def _evidence(folder: Path, record: dict[str, Any]) -> tuple[list[Evidence], list[str]]:
+def _found(config: str | None, which: str) -> Found:
+    """All that is kept of what one id names."""
+    records, wanted, state_dir = find(config, which), Which.read(which), load(config).daemon.state_dir
+    drill = drill_kept.find(state_dir, wanted.drill) if wanted.drill else None
+    folder, spoken = (state_dir, str) if drill is None else (drill.state_dir, drill.spoken)
+    return together([_one(record, folder, spoken, _played(drill)) for record in records])
+
+
+def _played(drill: Drill | None) -> Played | None:
+    if drill is None:
+        return None
+    rows = tuple(("ok" if row.well else "missing", row.what, row.good, row.measured) for row in drill.rows)
+    shadow_of = drill.program or "the bundled store"
+    head = drill_may3.CARD_HEAD if drill.fault == "may3" else drill_card.HEAD
+    return Played(drill.id, f"{drill.what}, in a shadow of {shadow_of}", head, rows)
+
+
+def _one(record: dict[str, Any], state_dir: str, spoken: Callable[[str], str], played: Played | None) -> Found:
+    record["acknowledgements"] = [{**each, "by": who(each["by"])} for each in record["acknowledgements"]]
+    record["acknowledged_by"] = record["acknowledged_by"] and who(record["acknowledged_by"])
+    known, problems = _evidence(Path(state_dir, FOLDER), record, spoken)
+    number = int(str(record["incident"]).rpartition(".")[2])
+    recorded = tuple(recordings.read(state_dir, incident=number))
+    return Found(record, tuple(known), tuple(problems), recorded, played=played)
+
+
+def _evidence(folder: Path, record: dict[str, Any], spoken: Callable[[str], str]) -> tuple[list[Evidence], list[str]]:
     """What was found of its instances, oldest first, and a sentence for each file that could not be had."""
     wanted = {name.replace(":", "-") for name in record["evidence"]}
     known, problems = [], []
@@ -51,7 +79,7 @@ def _evidence(folder: Path, record: dict[str, Any]) -> tuple[list[Evidence], lis
     for path in paths:
         try:
             with path.open("rb") as file:
-                found = evidence(file.read(READ_BYTES))
+                found = evidence(spoken(file.read(READ_BYTES).decode(errors="replace")).encode())
         except OSError as problem:
             problems.append(f"The evidence {path.name} could not be read ({problem.strerror}).")
             continue

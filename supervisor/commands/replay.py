@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import msgspec
 
+from supervisor.commands import drill_kept
 from supervisor.commands.configuration import load
 from supervisor.commands.screen import safe, say, say_json, spell
+from supervisor.commands.which import Which
 from supervisor.control.client import Refusal
 from supervisor.control.messages import REFUSED
 from supervisor.mechanism.tape import Ended
@@ -27,61 +30,85 @@ AFTER_S = 60.0  # of the events behind a recording: what was done when it was ov
 UNPROVEN = "whoever was killed or asked to go cannot show any more that it would have answered: such a proof counts as a hang"
 
 
-def replay(config: str | None, number: int | None, days: float | None, as_json: bool) -> int:
+def replay(config: str | None, which: str | None, days: float | None, as_json: bool) -> int:
     """Print what would have differed with the settings of `config`, whose state_dir holds the recordings.
 
-    number  of an incident; None: all recordings of `days`
+    which  an incident, or one of a drill; None: all recordings of `days`
     """
     tried = load(config)
-    if (number is None) == (days is None):
+    if (which is None) == (days is None):
         raise Refusal(REFUSED, "name an incident (see: reviver incidents), or --days for all recordings of so many days")
-    since_wall = 0.0 if days is None else time.time() - days * DAY_S
-    found = list(recordings.read(tried.daemon.state_dir, incident=number, since_wall=since_wall))
-    if not found:
-        what = f"of incident {number}" if number is not None else f"of the last {days:g} days"
-        raise Refusal(REFUSED, f"there is no recording {what} in {tried.daemon.state_dir}/{recordings.FOLDER}")
-    answer = _incident(found, tried) if number is not None else _days(found, tried)
+    found, state_dir, name = _one(tried, which) if which is not None else (_newest(tried, days or 0.0), "", "")
+    answer = _days(found, tried) if which is None else {**_incident(found, tried, state_dir, name), "incident": which}
     if as_json:
         say_json({"config": tried.path, **answer})
     else:
-        for line in _incident_page(answer) if number is not None else _days_page(answer):
+        for line in _days_page(answer) if which is None else _incident_page(answer):
             say(safe(line))
     return 0
+
+
+def _newest(tried: Settings, days: float) -> list[Kept]:
+    found = list(recordings.read(tried.daemon.state_dir, since_wall=time.time() - days * DAY_S))
+    if not found:
+        raise Refusal(REFUSED, f"there is no recording of the last {days:g} days in {tried.daemon.state_dir}/{recordings.FOLDER}")
+    return found
+
+
+def _one(tried: Settings, which: str) -> tuple[list[Kept], str, str]:
+    """The recordings of one incident, the state_dir that they are from, and the program whose settings are tried."""
+    wanted, state_dir, number, name = Which.read(which), tried.daemon.state_dir, None, ""
+    if wanted.drill:
+        drill = drill_kept.find(state_dir, wanted.drill)
+        state_dir, name = drill.state_dir, drill.program
+        number = wanted.number or drill.only()
+    else:
+        number = wanted.number
+    found = list(recordings.read(state_dir, incident=number))
+    if not found:
+        raise Refusal(REFUSED, f"there is no recording of incident {which} in {state_dir}/{recordings.FOLDER}")
+    return found, state_dir, name or found[0].head.program
 
 
 # --- one incident ---------------------------------------------------------------------------------------------------------------
 
 
-def _incident(found: Sequence[Kept], tried: Settings) -> dict[str, Any]:
+def _incident(found: Sequence[Kept], tried: Settings, state_dir: str, name: str) -> dict[str, Any]:
+    """name: the program whose settings are tried; a drill's own is another."""
     head = found[0].head
-    settings = _settings(tried, found[0])
-    answer = {
-        "incident": head.incident,
+    settings = _settings(tried, found[0], name)
+    answer: dict[str, Any] = {
         "program": head.program,
+        "settings": name if any(program.name == name for program in tried.programs) else None,
         "seen": [_seen(kept, settings.hang) for kept in found],
         "rules": None,
         "differences": [],
+        "inexact": [],
         "in_all": [],
         "unknown": [],
     }
     found = _of_one_boot(found)
-    was = _happened(found, tried.daemon.state_dir)
+    was = _happened(found, state_dir)
     if not was:
         answer["rules"] = "the events of then are not in the journal any more: what the rules would have done cannot be said"
         return answer
     did = done(was, head.program)
-    would = rerun(found[0].head.fleet, was, [(kept.head.id, kept.recording) for kept in found], settings)
+    taken = [(kept.head.id, kept.recording) for kept in found]
+    would = rerun(found[0].head.fleet, was, taken, settings)
     differing = differences(did, would)
+    then = rerun(found[0].head.fleet, was, taken, found[0].head.fleet.programs[head.program].settings)
+    answer["inexact"] = [_shown_difference(each, head.wall_s) for each in differences(did, then)]
     answer["differences"] = [_shown_difference(each, head.wall_s) for each in differing]
     answer["in_all"] = list(_counted(did, would))
     answer["unknown"] = list(_unknown(found, did, would))
     return answer
 
 
-def _settings(tried: Settings, kept: Kept) -> ProgramSettings:
+def _settings(tried: Settings, kept: Kept, name: str) -> ProgramSettings:
     """Those to be tried; those of then, where the configuration has no such program."""
     recorded = kept.head.fleet.programs[kept.head.program].settings
-    return next((program for program in tried.programs if program.name == kept.head.program), recorded)
+    chosen = next((program for program in tried.programs if program.name == name), recorded)
+    return replace(chosen, name=recorded.name)
 
 
 def _of_one_boot(found: Sequence[Kept]) -> list[Kept]:
@@ -176,13 +203,18 @@ def _unknown(found: Iterable[Kept], did: Iterable[Deed], would: Sequence[Deed]) 
 
 
 def _incident_page(answer: dict[str, Any]) -> Iterator[str]:
-    yield f"incident {answer['incident']} of {answer['program']}, with the settings of this configuration and the rules of today"
+    whose = f"the settings of {answer['settings']} in this configuration" if answer["settings"] else "its own settings of then"
+    yield f"incident {answer['incident']} of {answer['program']}, with {whose} and the rules of today"
     for seen in answer["seen"]:
         yield f"{seen['instance']}, bad since {seen['began']}, {seen['recorded_s']:.0f} s were recorded, until {seen['ended']}"
         yield from (f"  {line}" for line in seen["differs"])
     if answer["rules"]:
         yield answer["rules"]
         return
+    if answer["inexact"]:
+        first = answer["inexact"][0]["text"]
+        yield f"this replay is not exact: with the settings of then it says as well that {first}; the rules have changed since, or a"
+        yield "busy host kept looks from being recorded"
     yield "what would have been done:" if answer["differences"] else "the same would have been done, at the same instants"
     for number, each in enumerate(answer["differences"]):
         if number == 1:
@@ -206,7 +238,7 @@ def _days(found: Sequence[Kept], tried: Settings) -> dict[str, Any]:
 
 
 def _program(found: Sequence[Kept], tried: Settings) -> dict[str, Any]:
-    hang = _settings(tried, found[-1]).hang
+    hang = _settings(tried, found[-1], found[-1].head.program).hang
     rows: list[tuple[str, HangSettings | None]] = [("as recorded", None), ("as configured", hang), *variants(hang)]
     return {
         "program": found[0].head.program,

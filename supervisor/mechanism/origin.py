@@ -44,7 +44,8 @@ def lines(cause: Cause, pid: int, until: float) -> list[Line]:
     numbers = cause.lines[:LINES_LIMIT]
     texts = _texts(cause.path, pid)
     commits = _commits(cause.path, numbers, until) if texts else {}
-    return [Line(number, _text(texts, number), commits.get(number, "")) for number in numbers]
+    shown = _dedented([texts[number - 1] if 0 < number <= len(texts) else "" for number in numbers])
+    return [Line(number, text, commits.get(number, "")) for number, text in zip(numbers, shown, strict=True)]
 
 
 def straight(places: Iterable[tuple[str, int]], pid: int) -> frozenset[tuple[str, int]]:
@@ -69,8 +70,11 @@ def _loops(path: str, pid: int) -> set[int] | None:
     return {line for each in spans for line in range(each.lineno, (each.end_lineno or each.lineno) + 1)}
 
 
-def _text(texts: list[str], number: int) -> str:
-    return texts[number - 1].strip()[:TEXT_LIMIT] if 0 < number <= len(texts) else ""
+def _dedented(lines: list[str]) -> list[str]:
+    """Without the indentation that all have: what stands within a loop still shows that it does."""
+    texts = [line.expandtabs().rstrip() for line in lines]
+    common = min((len(text) - len(text.lstrip()) for text in texts if text), default=0)
+    return [text[common:][:TEXT_LIMIT] for text in texts]
 
 
 def _texts(path: str, pid: int) -> list[str]:

@@ -45,10 +45,10 @@ STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800,
 SHOWN = timedelta(seconds=0.05)  # what is shorter would be said as 0.0 s
 TICKS = 8  # on the axis, at most
 
-WIDTH, LEFT, RIGHT = 960, 130, 20
+WIDTH, LEFT, RIGHT = 960, 130, 80  # at the right: how an instance ended, behind its bar
 ROW, BAR = 28, 18
-TOP = 66  # above the first row: the marks, in LEVELS lines that keep close ones apart
-LEVELS = 3
+TOP = 102  # above the first row: the marks, in LEVELS lines that keep close ones apart
+LEVELS = 5  # a release that is taken back makes so many within a second
 LETTER = 7.0  # the width of one, roughly
 LABEL_LIMIT = 17  # characters left of a row
 

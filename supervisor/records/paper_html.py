@@ -28,6 +28,7 @@ table { border-collapse: collapse; width: 100%; margin: .75rem 0; font-size: .9r
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid var(--edge); }
 th { overflow-wrap: normal; color: var(--pale); font-weight: 600; }
 td:not(:last-child) { overflow-wrap: break-word; font-variant-numeric: tabular-nums; }
+.short { white-space: nowrap; }
 td:empty { background: var(--ask); min-width: 5rem; border: 1px dashed var(--askedge); }
 pre { background: var(--soft); border: 1px solid var(--edge); padding: .6rem .8rem;
   font: .85rem/1.45 ui-monospace, monospace; white-space: pre-wrap; }
@@ -52,6 +53,8 @@ polyline { stroke-width: 1.5; stroke-linejoin: round; }
 @media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, .blank, tr { break-inside: avoid; } }
 """
 CURVES = ("#0969da", "#cf222e", "#1a7f37", "#9a6700", "#8250df", "#57606a")  # readable on white and on black
+SHORT = ' class="short"'
+SHORT_LIMIT = 16  # characters
 FORBIDDEN = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -96,7 +99,8 @@ def _drawn(block: Block) -> Iterator[str]:
 
 
 def _cells(tag: str, cells: tuple[str, ...]) -> str:
-    return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
+    """A short one stays on one line, also where a browser would break it at a hyphen."""
+    return "".join(f"<{tag}{SHORT if 0 < len(cell) <= SHORT_LIMIT else ''}>{escape(cell)}</{tag}>" for cell in cells)
 
 
 def _figure(picture: Picture) -> Iterator[str]:

@@ -47,6 +47,7 @@ DONE = {  # events of the story that are deeds: why they are worth a line of the
 }
 DEEDS_LIMIT = 30
 CALM_S = 20.0  # before the first bad sign that is drawn, to compare with
+MINUTES_S, HOUR_S = 100, 3600
 SEEN_S = 0.05  # what is shorter is shown as 0.0 s
 SEEN = ", and what was seen of those that were in trouble"
 UNRECORDED = "Latency, queue and processor are not drawn: no recording of what was seen is left."
@@ -83,6 +84,21 @@ class Evidence(msgspec.Struct):
     last_output: list[str] = []
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """That it was a drill.
+
+    id    as it is typed
+    what  was brought about, and where
+    head  of the score card, whose `rows` say what was measured
+    """
+
+    id: str
+    what: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 @dataclass(frozen=True)
 class Found:
     """What the postmortem is written from.
@@ -92,6 +108,7 @@ class Found:
     problems  why some could not be read, a sentence each
     recorded  what was seen of its instances around a bad verdict, oldest first
     zone      in which times are shown; None: the one of this host
+    played    None: it was no drill
     """
 
     record: dict[str, Any]
@@ -100,6 +117,7 @@ class Found:
     recorded: tuple[Kept, ...] = ()
     zone: tzinfo | None = None
     now: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    played: Played | None = None
 
     def here(self, at: str) -> datetime:
         return datetime.fromisoformat(at).astimezone(self.zone)
@@ -147,10 +165,13 @@ class Found:
 def write(found: Found) -> Document:
     """The whole of it. Its sections are those that a company writes by hand afterwards."""
     record = found.record
-    title = f"Postmortem of incident {record['incident']}: {found.program}, {found.opened:%Y-%m-%d}"
+    word = "incidents" if " and " in str(record["incident"]) else "incident"
+    title = f"Postmortem of {word} {record['incident']}: {found.program}, {found.opened:%Y-%m-%d}"
+    played = found.played
     return Document(
-        title,
+        title if played is None else f"DRILL: {title}",
         (
+            *((Section("This was a drill", tuple(_drill(played))),) if played is not None else ()),
             Section("Summary", tuple(_summary(found))),
             Section("Impact", tuple(_impact(found))),
             Section("Timeline", tuple(_timeline(found))),
@@ -162,6 +183,14 @@ def write(found: Found) -> Document:
             Section("What this is written from", tuple(_sources(found))),
         ),
     )
+
+
+def _drill(played: Played) -> Iterator[Block]:
+    yield Text(
+        f"Drill {played.id}: {played.what}. It was brought about on purpose, and all that this document says is of the drill: its "
+        "customers were a load, its messages went to files, and what the operator runs was not touched."
+    )
+    yield Table(played.head, played.rows)
 
 
 def _summary(found: Found) -> Iterator[Block]:
@@ -282,8 +311,14 @@ def _lines(found: Found) -> Iterator[tuple[datetime, str, str]]:
 
 def _row(found: Found, at: datetime, who: str, what: str) -> tuple[str, ...]:
     after_s = (at - found.began).total_seconds()
-    after = f"{MINUS if after_s < 0 else ''}{spell(abs(after_s))}".replace(" ", UNBROKEN)
+    after = f"{MINUS if after_s < 0 else ''}{_lapse(abs(after_s))}".replace(" ", UNBROKEN)
     return f"{at:%H:%M:%S}.{at.microsecond // 100_000}", after, who, what
+
+
+def _lapse(seconds: float) -> str:
+    """To the second also where `spell` rounds to minutes: many lines stand in one."""
+    whole = round(seconds)
+    return spell(seconds) if not MINUTES_S <= whole < HOUR_S else f"{whole // 60} min {whole % 60:02d} s"
 
 
 def _cause(found: Found) -> Iterator[Block]:
@@ -346,10 +381,10 @@ def _resolution(found: Found) -> Iterator[Block]:
             yield Text(f"and {len(deeds) - DEEDS_LIMIT} deeds more.")
     else:
         yield Text("Reviver did nothing that the record tells of.")
-    closed = found.after("incident.closed")
-    if closed is not None:
-        yield Text(_sentence(plain(closed["text"])))
-    elif found.over is None:
+    for line in found.record["story"]:
+        if line["event"] == "incident.closed" and found.here(line["time"]) >= found.began:
+            yield Text(_sentence(plain(line["text"])))
+    if found.over is None:
         yield Text("It is not over.")
     yield Blank("what did people do to end it, and is the cause gone, or only its effect?")
 
@@ -377,6 +412,12 @@ def _good(found: Found) -> Iterator[str]:
     if told is not None:
         how = f"took the first message {found.since_began(told['handed'])} after the first bad sign"
         yield plain(f"{told['channel']} {how}")
+    same = found.after("cause.recurred")
+    if same is not None:
+        yield f"it was recognised when it came again, after {found.since_began(same['time'])}: {plain(same['text'])}"
+    lost = found.after("build.lost")
+    if lost is not None:
+        yield f"after {found.since_began(lost['time'])}: {plain(lost['text'])}"
     for each in record["acknowledgements"][:1]:
         yield f"{plain(each['by'])} acknowledged it after {found.since_began(each['time'])}"
     if record["noticed"]["looks"] and not record["noticed"]["refused"]:
@@ -406,7 +447,7 @@ def _bad(found: Found) -> Iterator[str]:
         yield plain(f"messages arrived only after tries that failed: {', '.join(late)}")
     if not record["told"]:
         yield "nobody was told: no escalation step takes it"
-    elif not record["acknowledgements"]:
+    elif not record["acknowledgements"] and found.played is None:
         yield "nobody acknowledged it"
     back = [line for line in record["story"] if line["event"] == "incident.reopened"]
     if back:
@@ -422,8 +463,12 @@ def _earlier(found: Found) -> Iterator[Block]:
             yield Items(tuple(map(plain, earlier(kept, found.at_wall))))
         if len(found.recorded) > REPLAYS_LIMIT:
             yield Text(f"{len(found.recorded) - REPLAYS_LIMIT} more recordings are left out.")
-        again = f"reviver replay {found.record['incident']} --config OTHER.toml"
-        yield Text(f"Other settings can be tried with {again}; without a number on everything that is recorded.")
+        yield Text("A proof kills at once only what serves alone: beside another instance it has three times as long.")
+        which = str(found.record["incident"]).partition(" and ")[0]
+        yield Text(
+            f"Other settings can be tried with reviver replay {which} --config OTHER.toml, and with --days 30 in the place of "
+            "the number on all recordings of a month."
+        )
     else:
         yield Text(
             "Not answered: no recording of what was seen around a bad verdict is left, and without one there is nothing to replay."
@@ -458,11 +503,11 @@ def _preventive(found: Found) -> Iterator[str]:
     yield "code review and tests: search for the same pattern elsewhere; a preflight that would have refused this release"
     yield "monitoring: decide whether it was found and told soon enough, and by which setting it would have been sooner"
     yield "maintenance: what of libraries, limits or data has to be brought up to date?"
-    if not found.record["acknowledgements"]:
+    if found.played is None and not found.record["acknowledgements"]:
         yield "response plan: nobody acknowledged it; check the escalation steps, and try them (reviver alerts test)"
     else:
         yield "response plan: bring the runbook up to date with what was learned"
-    yield "training: let the team practise this incident"
+    yield "training: let the team practise this incident" if found.played is None else "training: play the drill again afterwards"
 
 
 def _sources(found: Found) -> Iterator[Block]:
