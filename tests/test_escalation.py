@@ -125,7 +125,7 @@ def test_what_was_only_healed_speaks_in_another_voice_than_what_needs_somebody()
 def test_a_crash_beside_one_that_serves_is_recorded_and_told_to_nobody() -> None:
     there = host(instances=2)
     there.start(2)
-    assert told(crash(there, 1, 100.0)) == []
+    assert only(crash(there, 1, 100.0), Tell) == []
     incident = there.of().incident
     assert incident is not None
     assert (incident.severity, incident.told) == (Severity.INFO, ("crash",))

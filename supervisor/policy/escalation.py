@@ -63,7 +63,8 @@ def tell(program: Program, world: World, clock: Clock) -> Stepped:
     if incident is None:
         return program, told
     heard = {_of(tell) for tell in told}
-    unheard = [fact for fact in incident.facts if fact not in before and fact.key not in heard]
+    news = [fact for fact in incident.facts if fact not in before and fact.severity > Severity.INFO]
+    unheard = [fact for fact in news if fact.key not in heard]
     order, said = incident.told, list(told)
     for fact in unheard:
         incident = replace(incident, sent=incident.sent + 1)
