@@ -18,6 +18,7 @@ import glob
 import itertools
 import os
 import re
+import shlex
 import stat
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -56,6 +57,7 @@ from supervisor.readers import ConfigError, dotted, quoted, shown, spell_duratio
 __all__ = ["ConfigError", "ConfigErrors", "NotExecutable", "examine", "executable", "find", "load", "search_path"]
 
 CONTROL_SOCKET = "control.sock"  # in runtime_dir
+SYSTEM_FILE = "/etc/reviver/config.toml"  # the one that everybody finds, from anywhere
 FILE_LIMIT_BYTES = 4 * 1024 * 1024  # a thousand programs take less than one; anything above is not a configuration
 INCLUDE_LIMIT = 1000  # files: a pattern that meets more has gone astray
 SORRY_S = 3.0  # a page is better than a browser that hangs, and most starts take less
@@ -393,13 +395,19 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     candidates = [
         Path("config.toml"),
         Path(_xdg(environ, "XDG_CONFIG_HOME", ".config"), "reviver/config.toml"),
-        Path("/etc/reviver/config.toml"),
+        Path(SYSTEM_FILE),
     ]
     for candidate in candidates:
         if os.path.exists(candidate):
             return candidate
     looked = ", ".join(readers.printable(str(candidate)) for candidate in candidates)
     raise ConfigErrors([ConfigError("", "", f"no configuration found: looked for {looked}", "write one, or name it with --config")])
+
+
+def option(path: str) -> str:
+    """What a command carries for people to paste it, wherever and as whomever: " --config PATH", or "" where everybody finds the file."""
+    whole = os.path.abspath(path) if path else SYSTEM_FILE
+    return "" if whole == SYSTEM_FILE else f" --config {shlex.quote(whole)}"
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:

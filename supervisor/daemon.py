@@ -378,7 +378,9 @@ class Daemon:
 
     def _use_channels(self) -> None:
         on_call = [channel for step in self._settings.escalation for channel in step.notify]
-        self._delivery.use(on_call, self._settings.stakeholders.notify, self._settings.alerts.secret_file)
+        settings = self._settings
+        option = config.option(settings.path)
+        self._delivery.use(on_call, settings.stakeholders.notify, settings.alerts.secret_file, option)
 
     def _banner(self) -> str:
         programs = _programs(len(self._settings.programs))

@@ -124,6 +124,7 @@ class Delivery:
         self._pace = pace
         self._clock = clock or Clock()
         self._secret_file = ""
+        self._option = ""
         self._host = socket.gethostname()
         self._lock = threading.Lock()  # of the boxes' dict, which a lane grows too when it tells others
         self._boxes: dict[str, _Box] = {}
@@ -133,13 +134,15 @@ class Delivery:
         self._newest_wall = 0.0
         self._closing = threading.Event()
 
-    def use(self, on_call: Sequence[str], public: Sequence[str] = (), secret_file: str = "") -> None:
+    def use(self, on_call: Sequence[str], public: Sequence[str] = (), secret_file: str = "", option: str = "") -> None:
         """The channels as they are configured now.
 
         on_call      of those who look after it: they are told when a channel fails
         public       of the others
         secret_file  with whose content webhooks are signed from now on, "" for none
+        option       what the commands in messages carry, so that they find the configuration: `config.option`
         """
+        self._option = option
         self._on_call = tuple(dict.fromkeys(on_call))
         self._used = tuple(dict.fromkeys((*on_call, *public)))
         self._secret_file = secret_file
@@ -219,7 +222,7 @@ class Delivery:
             text=escaped(tell.text)[:TEXT_LIMIT],
             host=self._host,
             since=utc(since),
-            commands=() if public else _commands(tell),
+            commands=() if public else _commands(tell, self._option),
             runbook="" if public else escaped(runbook),
             voice=tell.voice.value,
             affected=escaped(tell.affected)[:TEXT_LIMIT],
@@ -232,7 +235,7 @@ class Delivery:
         letters = []
         for target in targets:
             id, since = f"{self._host}-{key}-{_where(target)}", utc(wall)
-            message = Message(id, 0, "reviver", key, 0, severity, text, self._host, since, ("reviver status",), "")
+            message = Message(id, 0, "reviver", key, 0, severity, text, self._host, since, (f"reviver status{self._option}",), "")
             letters.append(Letter(0, key, 0, target, wall, msgspec.json.encode(message)))
         written = self._journal.posted(tuple(letters))
         for letter in letters:
@@ -335,7 +338,7 @@ class Delivery:
         """One letter instead of several, in the outbox too: the next life sends it under the same id."""
         times = [utc(letter.told_wall) for letter in letters]
         first, mark = letters[0], hashlib.sha256("".join(message.id for message in messages).encode()).hexdigest()[:12]
-        message = (storm if stormy else late)(messages, times, f"{self._host}-group-{mark}-{_where(box.target)}")
+        message = (storm if stormy else late)(messages, times, f"{self._host}-group-{mark}-{_where(box.target)}", self._option)
         one = Letter(first.incident, f"group-{mark}", first.step, box.target, first.told_wall, msgspec.json.encode(message))
         with contextlib.suppress(TimeoutError):
             self._journal.posted((one,), tuple(letters)).result(WRITTEN_S)
@@ -415,10 +418,10 @@ class Delivery:
             self._announce(others, key, severity, text, wall)
 
 
-def _commands(tell: Tell) -> tuple[str, ...]:
+def _commands(tell: Tell, option: str) -> tuple[str, ...]:
     """What to type next; the acknowledgement, where one is wanted, first."""
-    look = (f"reviver incident {tell.incident}", f"reviver explain {tell.program}")
-    return look if tell.voice in (Voice.OVER, Voice.HEALED) else (f"reviver ack {tell.incident}", *look)
+    look = (f"reviver incident {tell.incident}{option}", f"reviver explain {tell.program}{option}")
+    return look if tell.voice in WELL else (f"reviver ack {tell.incident}{option}", *look)
 
 
 def _is_group(letter: Letter) -> bool:

@@ -67,19 +67,22 @@ class Channel(Protocol):
         ...
 
 
-def late(messages: Sequence[Message], times: Sequence[str], id: str) -> Message:
-    """One message that says all of these, oldest first, each with its time: those that waited while a channel was down."""
-    return _group(messages, f"{len(messages)} messages that could not be sent before:", _said(messages, times), id)
+def late(messages: Sequence[Message], times: Sequence[str], id: str, option: str) -> Message:
+    """One message that says all of these, oldest first, each with its time: those that waited while a channel was down.
+
+    option  what each command carries, `config.option`
+    """
+    return _group(messages, f"{len(messages)} messages that could not be sent before:", _said(messages, times), id, option)
 
 
-def storm(messages: Sequence[Message], times: Sequence[str], id: str) -> Message:
-    """One message that says all of these, which came within moments of each other; what they share is not known."""
+def storm(messages: Sequence[Message], times: Sequence[str], id: str, option: str) -> Message:
+    """The same of messages that came within moments of each other; what they share is not known."""
     if messages[0].voice == Voice.PUBLIC:
-        return _group(messages, "", [message.text for message in messages], id)
+        return _group(messages, "", [message.text for message in messages], id, option)
     programs = list(dict.fromkeys(message.program for message in messages))
     head = f"{len(messages)} messages at once, about {some(programs)}"
     shared = "; look for what they share: the host, a database, a deploy" if len(programs) > 1 else ""
-    return _group(messages, f"{head}{shared}:", _said(messages, [f"{time[CLOCK]}Z" for time in times]), id)
+    return _group(messages, f"{head}{shared}:", _said(messages, [f"{time[CLOCK]}Z" for time in times]), id, option)
 
 
 def _said(messages: Sequence[Message], times: Sequence[str]) -> list[str]:
@@ -90,7 +93,7 @@ def _said(messages: Sequence[Message], times: Sequence[str]) -> list[str]:
     ]
 
 
-def _group(messages: Sequence[Message], head: str, said: Sequence[str], id: str) -> Message:
+def _group(messages: Sequence[Message], head: str, said: Sequence[str], id: str, option: str) -> Message:
     """It speaks as the most urgent of them: trouble before an all-clear, then by severity."""
     urgent = max(messages, key=lambda message: (message.voice not in WELL, SEVERITIES.index(message.severity)))
     several = len({message.incident for message in messages}) > 1
@@ -100,7 +103,7 @@ def _group(messages: Sequence[Message], head: str, said: Sequence[str], id: str)
         key="group",
         text=head + ("\n\n" if head else "") + ("\n\n" if len(said) <= APART_LIMIT else "\n").join(said),
         since=min(message.since for message in messages),
-        commands=_commands(messages) if several and urgent.voice != Voice.PUBLIC else urgent.commands,
+        commands=_commands(messages, option) if several and urgent.voice != Voice.PUBLIC else urgent.commands,
         affected=_affected(messages) if several else urgent.affected,
         done="" if several else urgent.done,
         comes="" if several else urgent.comes,
@@ -108,12 +111,12 @@ def _group(messages: Sequence[Message], head: str, said: Sequence[str], id: str)
     )
 
 
-def _commands(messages: Sequence[Message]) -> tuple[str, ...]:
+def _commands(messages: Sequence[Message], option: str) -> tuple[str, ...]:
     """For several incidents: those that somebody has to be at, by what was said of each last."""
     last = {message.incident: message for message in messages if message.incident}
     open_ones = [str(number) for number, message in last.items() if message.voice not in WELL]
-    ack = (f"reviver ack {' '.join(open_ones)}",) if open_ones else ()
-    return (*ack, "reviver incidents", "reviver status")
+    ack = (f"reviver ack {' '.join(open_ones)}{option}",) if open_ones else ()
+    return (*ack, f"reviver incidents{option}", f"reviver status{option}")
 
 
 def _affected(messages: Sequence[Message]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from supervisor.alerts.channels import channel, named
 from supervisor.alerts.message import ChannelError, Message
+from supervisor.config import option
 from supervisor.lanes import Lane, LaneError
 from supervisor.model import Settings
 from supervisor.records.log import utc
@@ -35,7 +36,9 @@ async def try_channels(settings: Settings, log: Callable[[str], None]) -> list[O
     for number, target in enumerate(dict.fromkeys((*on_call, *settings.stakeholders.notify))):
         text = f"a test of Reviver on {host}: alerts reach you here. Nothing is wrong"
         id = f"{host}-test-{wall:.3f}-{number}"
-        message = Message(id, 0, "reviver", "test", 0, "info", text, host, utc(wall), ("reviver status",), "")
+        message = Message(
+            id, 0, "reviver", "test", 0, "info", text, host, utc(wall), (f"reviver status{option(settings.path)}",), ""
+        )
         tried.append(_try(Lane(f"trial-{number}", limit=1), target, message, log, secret_file))
     return list(await asyncio.gather(*tried))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -226,7 +226,11 @@ def transcript(scenes: Sequence[Scene], seen: Seen, where: Path) -> str:
 
 def _whole(pages: Sequence[Page]) -> str:
     first = next((each for each in pages if not each.public), None)
-    return "none came" if first is None else page(msgspec.convert(first.message, Message))
+    if first is None:
+        return "none came"
+    message = msgspec.convert(first.message, Message)
+    commands = tuple(command.partition(" --config ")[0] for command in message.commands)  # the shadow's own file is gone by then
+    return page(replace(message, commands=commands))
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -5,6 +5,7 @@ What is past is read from the journal's file where no daemon answers.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -68,7 +69,7 @@ def incident(config: str | None, which: str, lines: int, as_json: bool) -> int:
     if as_json:
         say_json(found)
     else:
-        for line in _page(found, lines):
+        for line in _page(found, lines, f" --config {shlex.quote(config)}" if config else ""):
             say(line)
     return 0
 
@@ -157,7 +158,7 @@ def _lasted(each: dict[str, Any]) -> str:
     return spell((end - datetime.fromisoformat(each["opened"])).total_seconds())
 
 
-def _page(found: dict[str, Any], lines: int) -> Iterator[str]:
+def _page(found: dict[str, Any], lines: int, option: str) -> Iterator[str]:
     """What, since when, who is affected, why, what was done, what comes, what to type; then what happened in order."""
     lasted = f"lasted {_lasted(found)}" if found["over"] else f"for {_lasted(found)} now"
     drill = "DRILL: " if found.get("drill") else ""
@@ -176,9 +177,9 @@ def _page(found: dict[str, Any], lines: int) -> Iterator[str]:
         yield f"  reviver replay {found['incident']}"
         return
     if not found["over"] and not found["acknowledged_by"]:
-        yield f"  reviver ack {found['incident']}"
-    yield f"  reviver explain {safe(found['program'])}"
-    yield f"  reviver logs {safe(found['program'])}"
+        yield f"  reviver ack {found['incident']}{option}"
+    yield f"  reviver explain {safe(found['program'])}{option}"
+    yield f"  reviver logs {safe(found['program'])}{option}"
     if found.get("runbook"):
         yield f"runbook: {safe(found['runbook'])}"
 
