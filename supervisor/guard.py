@@ -325,24 +325,28 @@ class Guard:
             os.kill(life.pid, signal.SIGKILL)
 
     def _start(self, now: float) -> None:
+        """Fork it, with signals blocked until it has left our handlers behind: they would report what it is sent as sent to us."""
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         try:
             pid = os.fork()
+            if pid == 0:
+                self._become_daemon(unblocked)
+            self._life = Life(pid, now)
         except OSError as problem:
             self._deaths += 1
             self._start_at = now + max(FIRST_S, backoff_s(self._deaths))
             say(f"cannot start the supervisor: {_reason(problem)}; tried again")
-            return
-        if pid == 0:
-            self._become_daemon()
-        self._life = Life(pid, now)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
-    def _become_daemon(self) -> None:
+    def _become_daemon(self, unblocked: set[int]) -> None:
         """In the child: the session, signals, limits, descriptors and environment of the daemon. Never returns."""
         try:
             os.setsid()
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, *FORWARDED):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             stored = self._store.all()
             _place([fd for _, fd in stored])  # from here on no descriptor of ours is what it was
             soft, hard = self._given_nofile
@@ -405,18 +409,20 @@ def _remove_dead(folder: str) -> None:
 
 
 def _signals(pid: int) -> tuple[int, int]:
-    """The signals that a child of ours handles, and those that it was sent and has not seen yet, as bits."""
-    caught = waiting = 0
+    """The signals that a child of ours handles and does not block, and those that it was sent and has not seen yet, as bits."""
+    caught = blocked = waiting = 0
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             for line in file:
                 if line.startswith(b"SigCgt:"):
                     caught = int(line[7:], 16)
+                elif line.startswith(b"SigBlk:"):
+                    blocked = int(line[7:], 16)
                 elif line.startswith(b"ShdPnd:"):
                     waiting = int(line[7:], 16)
     except OSError:  # no /proc here: as good as we know, it listens
         caught = -1
-    return caught, waiting
+    return caught & ~blocked, waiting
 
 
 def _bit(number: int) -> int:

@@ -20,7 +20,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-WAIT_S = 30.0  # for one event: far more than any takes, on the busiest machine
+from supervisor.control.client import Client
+
+# What a program says when it is ready. One that says nothing, and cannot be asked, has to live for a second first.
+READY = """
+import os, signal, socket
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+"""
+SLEEPER = f"{READY}signal.pause()"
+WAIT_S = (
+    90.0  # for one event: on a machine that others keep busy a server is starved, and not proven hung, for as long as that lasts
+)
 Line = dict[str, Any]
 
 
@@ -133,9 +143,14 @@ class Supervised:
         command = [sys.executable, "-c", "import cli; cli.main()", *words, "--config", str(self.config)]
         return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
+    def call(self, method: str, **params: object) -> Line:
+        """What a verb of the command line asks of the daemon, without the start of a command."""
+        with Client(str(self.folder / "runtime")) as client:
+            return dict(client.call(method, params))
+
     def status(self, program: str) -> Line:
-        found = json.loads(self.ask("status", "--json").stdout)
-        return next(p for p in found["programs"] if p["name"] == program)
+        (found,) = self.call("status", names=(program,))["programs"]
+        return dict(found)
 
     def wait_for(self, so: Callable[[], bool]) -> None:
         """Until something is so that no line tells: what only /proc knows."""

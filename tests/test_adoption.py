@@ -8,9 +8,8 @@ import signal
 import socket
 from pathlib import Path
 
-from tests.supervised import Supervised, free_port, python
+from tests.supervised import SLEEPER, Supervised, free_port, python
 
-SLEEPER = "import signal; signal.pause()"
 SERVER = """
 import os, signal, socket
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -66,9 +65,7 @@ def test_a_server_lives_on_with_its_socket_and_its_output_and_is_ours_again(tmp_
 
 
 def test_an_exit_is_heard_by_the_next_one_with_its_status(tmp_path: Path) -> None:
-    programs = (
-        f"[program.app]\ncommand = {python('import signal; signal.signal(signal.SIGUSR1, lambda *_: exit(7)); signal.pause()')}\n"
-    )
+    programs = f"[program.app]\ncommand = {python(f'import signal; signal.signal(signal.SIGUSR1, lambda *_: exit(7)){SLEEPER}')}\n"
     first = Supervised(tmp_path, programs)
     with first:
         first.until("instance.ready", subject="app:1")
@@ -82,7 +79,7 @@ def test_an_exit_is_heard_by_the_next_one_with_its_status(tmp_path: Path) -> Non
 
 
 def test_what_ended_while_nobody_watched_is_started_again_and_its_daemons_are_ended(tmp_path: Path) -> None:
-    code = "import os, signal\nif os.fork() == 0: os.setsid()\nsignal.pause()"
+    code = f"import os, signal\nif os.fork() == 0:\n    os.setsid()\n    signal.pause()\n{SLEEPER}"
     programs = f"[program.app]\ncommand = {python(code)}\n"
     first = Supervised(tmp_path, programs)
     with first:

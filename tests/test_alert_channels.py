@@ -26,7 +26,7 @@ from supervisor.alerts.channels import channel
 from supervisor.alerts.message import ChannelError, Message
 from supervisor.alerts.ping import Ping
 from tests.receivers import Receiver, until
-from tests.supervised import Supervised, free_port, python
+from tests.supervised import READY, Supervised, free_port, python
 
 MESSAGE = Message(
     id="host-3-100-hang-0-ab",
@@ -191,8 +191,8 @@ def test_alerts_test_says_of_each_channel_what_came_back_with_a_daemon_and_witho
     until(lambda: receiver.asked == ["/alive"])
 
 
-CRASHER = """
-import os, sys, time
+CRASHER = f"""{READY}
+import sys, time
 while True:
     try:
         os.unlink("go")
@@ -223,5 +223,4 @@ def test_a_message_of_a_killed_supervisor_is_sent_once_by_the_next_one(receive: 
 
 def _waiting(daemon: Supervised) -> list[int]:
     """Messages that wait for each channel."""
-    status = json.loads(daemon.ask("status", "--json").stdout)
-    return [channel["waiting"] for channel in status["channels"]]
+    return [channel["waiting"] for channel in daemon.call("status", names=())["channels"]]

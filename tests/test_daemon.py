@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervised import Supervised, answering_page, free_port, python
-
-SLEEPER = "import signal; signal.pause()"
+from tests.supervised import READY, SLEEPER, Supervised, answering_page, free_port, python
 
 
 def test_a_program_that_dies_is_started_again_and_people_are_told_once(tmp_path: Path) -> None:
@@ -53,8 +51,7 @@ def test_a_stop_ends_the_whole_tree_with_daemons_that_left_it(tmp_path: Path) ->
         "        signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "        while True: signal.pause()\n"
         "    os._exit(0)\n"
-        "os.wait()\n"
-        "signal.pause()"
+        f"os.wait()\n{SLEEPER}"
     )
     with Supervised(tmp_path, f"[program.app]\ncommand = {python(code)}\n") as daemon:
         daemon.until("instance.ready")
@@ -66,7 +63,7 @@ def test_a_stop_ends_the_whole_tree_with_daemons_that_left_it(tmp_path: Path) ->
 
 
 def test_one_that_ignores_its_stop_signal_is_killed_after_the_grace(tmp_path: Path) -> None:
-    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\nwhile True: signal.pause()"
+    code = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN){READY}while True: signal.pause()"
     with Supervised(tmp_path, f'[program.app]\ncommand = {python(code)}\ngrace = "300ms"\n') as daemon:
         daemon.until("instance.ready")
         daemon.signal(signal.SIGTERM)
@@ -77,7 +74,7 @@ def test_one_that_ignores_its_stop_signal_is_killed_after_the_grace(tmp_path: Pa
 
 
 def test_a_second_signal_hurries(tmp_path: Path) -> None:
-    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\nwhile True: signal.pause()"
+    code = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN){READY}while True: signal.pause()"
     with Supervised(tmp_path, f'[program.app]\ncommand = {python(code)}\ngrace = "1h"\n') as daemon:
         daemon.until("instance.ready")
         daemon.signal(signal.SIGTERM)
@@ -239,14 +236,14 @@ def test_output_is_kept_and_a_program_that_says_it_is_ready_is(tmp_path: Path) -
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk of one's own is mounted by root alone")
 def test_a_full_disk_under_the_logs_never_stops_the_program_and_the_loss_is_said(tmp_path: Path) -> None:
-    code = "import os, signal\nfor n in range(40): os.write(1, b'x' * 99999 + b'\\n')\nsignal.pause()"
+    code = f"{READY}for n in range(40): os.write(1, b'x' * 99999 + b'\\n')\nsignal.pause()"
     (tmp_path / "log").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "log")], check=True)
     try:
         programs = f'[program.app]\ncommand = {python(code)}\ndirectory = "{tmp_path}"\n'
         with Supervised(tmp_path, programs) as daemon:
             daemon.until("daemon.warned", lambda line: "app" in line["text"] and "full" in line["text"].lower())
-            daemon.until("instance.ready")
+            daemon.wait_for(lambda: daemon.status("app")["state"] == "ready")
     finally:
         subprocess.run(["umount", str(tmp_path / "log")], check=True)
 

@@ -20,15 +20,24 @@ from supervisor.control.client import Client, Refusal
 from supervisor.control.messages import NO_SUCH_PROGRAM, REFUSED, USAGE
 from supervisor.model import Applied, Candidate, LaunchSettings, ProgramSettings
 from tests.control import Running, running
-from tests.supervised import Supervised, free_port
+from tests.supervised import SLEEPER, Supervised, free_port
 
+# Asked to stop it ends between two customers, never with one whom it has accepted.
 SERVER = """
-import os, signal, socket, sys
+import os, select, signal, socket
 NAME = os.path.basename(os.getcwd())
 listener = socket.socket(fileno=3)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-while True:
-    client, _ = listener.accept()
+listener.setblocking(False)  # another instance may have been quicker
+woken, wakes = socket.socketpair()
+wakes.setblocking(False)
+signal.set_wakeup_fd(wakes.fileno())
+signal.signal(signal.SIGTERM, lambda *_: None)
+while woken not in select.select([listener, woken], [], [])[0]:
+    try:
+        client, _ = listener.accept()
+    except BlockingIOError:
+        continue
+    client.setblocking(True)
     if b"/crash" in client.recv(4096):
         os._exit(3)
     client.sendall(f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(NAME)}\\r\\nConnection: close\\r\\n\\r\\n{NAME}".encode())
@@ -181,7 +190,7 @@ def test_release_that_does_not_start_never_replaces_the_one_that_serves(tmp_path
 def test_directory_changed_in_place_is_the_operators_to_change(tmp_path: Path) -> None:
     """Reviver says which command does it."""
     (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "app.py").write_text("import signal; signal.pause()")
+    (tmp_path / "app" / "app.py").write_text(SLEEPER)
     program = f'[program.app]\ncommand = {json.dumps([sys.executable, "app.py"])}\ndirectory = "{tmp_path}/app"\n'
     with Supervised(tmp_path, program) as daemon:
         daemon.until("instance.ready")

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from hypothesis import strategies as st
 
 from supervisor import guard, notify
 from supervisor.guard import Guard, Life, Store, backoff_s
-from tests.supervised import Supervised, python
+from tests.supervised import SLEEPER, Supervised, python
 
 WAIT_S = 30.0  # for one line: far more than any takes, on the busiest machine
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,11 +62,11 @@ say("life", life, os.getpid())
 class Guarded:
     """`with Guarded(folder, code) as guarded:` runs a guard over a daemon with this code, and ends both."""
 
-    def __init__(self, folder: Path, code: str, wrap: Sequence[str] = (), **limits: float) -> None:
-        """wrap: what the guard's command line is put behind; limits: constants of the guard's module."""
+    def __init__(self, folder: Path, code: str, wrap: Sequence[str] = (), *, first: str = "", **limits: float) -> None:
+        """wrap: what the guard's command line is put behind; first: code for its process; limits: constants of the guard's module."""
         self._daemon = [sys.executable, "-c", PRELUDE + code, str(folder / "lives")]
-        given = "".join(f"guard.{name} = {value}\n" for name, value in limits.items())
-        driver = f"import sys\nfrom supervisor import guard\n{given}sys.exit(guard.Guard(sys.argv[1:]).run())"
+        given = "".join(f"guard.{name} = {value}\n" for name, value in limits.items()) + first
+        driver = f"import sys\nfrom supervisor import guard\n{given}\nsys.exit(guard.Guard(sys.argv[1:]).run())"
         self._environ = os.environ | {"PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(folder)}
         self._command = [*wrap, sys.executable, "-c", driver, *self._daemon]
         self.told: list[str] = []
@@ -287,14 +288,16 @@ stay()
         assert guarded.code() == 0
 
 
-def test_daemon_that_dies_while_it_stops_is_followed_by_one_that_goes_on_stopping(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["", "import time; guard.os.setsid = lambda: time.sleep(0.2)"], ids=["", "slow"])
+def test_daemon_that_dies_while_it_stops_is_followed_by_one_that_goes_on_stopping(tmp_path: Path, first: str) -> None:
+    """Also one that is slow to be executed: as long as it is a copy of the guard it has the guard's handlers, and is told nothing."""
     code = """
 listen(lambda: (say("TERM"), os._exit(0 if life == 2 else 9)))
 if life == 1:
     tell("READY=1"); say("ready")
 stay()
 """
-    with Guarded(tmp_path, code) as guarded:
+    with Guarded(tmp_path, code, first=first) as guarded:
         guarded.life(1)
         guarded.line()
         guarded.process.terminate()
@@ -366,8 +369,7 @@ def read_until(fd: int, words: bytes) -> bytes:
 
 
 def test_reviver_run_keeps_its_programs_over_the_death_of_the_supervisor_and_of_the_guard(tmp_path: Path) -> None:
-    code = "import os; os.write(1, b'up ' + str(os.getpid()).encode() + b'\\n'); import signal; signal.pause()"
-    with Supervised(tmp_path, f"[program.app]\ncommand = {python(code)}\n", guarded=True) as reviver:
+    with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n", guarded=True) as reviver:
         assert "kept by its guard" in reviver.until("daemon.started")["text"]
         app = reviver.until("instance.started")["text"].rpartition(" ")[2]
         reviver.until("instance.ready", subject="app:1")
@@ -397,8 +399,7 @@ def test_signals_that_mean_something_to_other_servers_change_nothing_and_are_ans
 
 
 def test_upgrade_starts_the_daemon_anew_and_refuses_code_that_is_not_fit(tmp_path: Path) -> None:
-    code = "import signal; signal.pause()"
-    with Supervised(tmp_path, f"[program.app]\ncommand = {python(code)}\n", guarded=True) as reviver:
+    with Supervised(tmp_path, f"[program.app]\ncommand = {python(SLEEPER)}\n", guarded=True) as reviver:
         app = reviver.until("instance.started")["text"].rpartition(" ")[2]
         reviver.until("instance.ready", subject="app:1")
         before = reviver.config.read_text()
@@ -517,15 +518,16 @@ stay()
 
 
 @pytest.fixture
-def ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Guard]:
+def ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guard]:
     """A guard in this process that takes us for its daemon."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    guard = Guard(["/bin/false"])
-    guard._life = Life(os.getpid(), 0.0)
-    yield guard
-    for name in {name for name, _ in guard._store.all()}:
-        guard._store.drop(name)
-    guard._socket.close()
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path has to be short
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        guard = Guard(["/bin/false"])
+        guard._life = Life(os.getpid(), 0.0)
+        yield guard
+        for name in {name for name, _ in guard._store.all()}:
+            guard._store.drop(name)
+        guard._socket.close()
 
 
 def hear(guard: Guard, data: bytes, *fds: int) -> None:
@@ -610,14 +612,15 @@ def test_only_the_daemon_is_heard(ours: Guard) -> None:
     assert ours._ever_ready
 
 
-def test_sockets_of_killed_guards_are_removed_and_no_others(ours: Guard, tmp_path: Path) -> None:
+def test_sockets_of_killed_guards_are_removed_and_no_others(ours: Guard) -> None:
+    folder = Path(ours._path).parent
     dead = f"{guard.SOCKET}.{2**22 + 1}"  # more than pid_max may be
     for name in (dead, f"{guard.SOCKET}.{os.getpid()}", "else"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as left:
-            left.bind(str(tmp_path / name))
-    (tmp_path / f"{guard.SOCKET}.file").touch()
+            left.bind(str(folder / name))
+    (folder / f"{guard.SOCKET}.file").touch()
     Guard(["/bin/false"])._socket.close()
-    names = os.listdir(tmp_path)
+    names = os.listdir(folder)
     assert dead not in names
     assert {os.path.basename(ours._path), f"{guard.SOCKET}.{os.getpid()}", f"{guard.SOCKET}.file", "else"} < set(names)
 

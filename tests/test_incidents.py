@@ -330,5 +330,5 @@ def test_incident_acknowledgement_and_hold_survive_a_supervisor_that_is_killed_o
         assert "acknowledged" in shown.stdout
         with Supervised(tmp_path, program) as third:
             third.until("instance.failed")
-            third.wait_for(lambda: json.loads(third.ask("incident", "1", "--json").stdout)["state"] == "acknowledged")
+            third.wait_for(lambda: third.call("incident", incident=1)["state"] == "acknowledged")
     assert pages.read_text() == "crash\n", "one page: nobody is told again"

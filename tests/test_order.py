@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from tests.supervised import Supervised, free_port, python
+from tests.supervised import SLEEPER, Supervised, free_port, python
 
 DATABASE = """
 import os, signal, socket, sys, time
@@ -15,7 +15,7 @@ listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
     listener.accept()[0].close()
 """
-SHOP = "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); signal.pause()"
+SHOP = f"import os, signal; signal.signal(signal.SIGTERM, lambda *_: os._exit(0)){SLEEPER}"
 
 
 def test_one_that_needs_another_starts_after_it_is_ready_and_is_stopped_before_it(tmp_path: Path) -> None:

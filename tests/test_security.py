@@ -12,9 +12,8 @@ import pytest
 
 from supervisor import notify
 from supervisor.commands import screen
-from tests.supervised import Supervised, free_port, python
+from tests.supervised import SLEEPER, Supervised, free_port, python
 
-SLEEPER = "import signal; signal.pause()"
 LINGER_S = 3600
 
 

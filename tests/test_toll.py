@@ -142,6 +142,7 @@ def test_a_killed_server_has_broken_one_request_and_the_others_waited(tmp_path: 
     port = free_port()
     rest = '[program.store.hang]\nsuspect = "200ms"\ncertain = "1s"\n[program.store.restart]\nhealthy = "1s"\n'
     health = '[program.store.health]\nhttp = "/"\nevery = "200ms"\n[program.store.relief]\nextra = 0\n'
+    rest += '[program.store.sorry]\nafter = "off"\n'  # the page takes who asks as the probe does for the probe
     config = f'[program.store]\ncommand = {python(STUCK)}\nsockets = ["127.0.0.1:{port}"]\n{health}{rest}'
     with Supervised(tmp_path, config) as daemon:
         daemon.until("instance.ready")

@@ -18,7 +18,7 @@ from typing import TypeVar
 import pytest
 
 from supervisor.lanes import Lane
-from supervisor.mechanism import pressure
+from supervisor.mechanism import pressure, watch
 from supervisor.mechanism.tree import start_ticks
 from supervisor.mechanism.watch import Watcher
 from supervisor.model import (
@@ -41,7 +41,9 @@ from supervisor.policy.replay import replay
 
 E = TypeVar("E", Answered, Extended, Looked, WorkerLooked)
 
-DEADLINE_S = 15.0
+DEADLINE_S = (
+    60.0  # for one event: a machine that others keep busy is starved, and nothing is proven on one, for as long as that lasts
+)
 FIRST, SECOND = InstanceId("shop", 1), InstanceId("shop", 2)
 HELD = HealthSettings(http="/health", every_s=0.2, timeout_s=0.5)
 QUICK = HangSettings(suspect_s=0.3, certain_s=1.2, blocked_s=1.4)  # far enough apart for a busy machine to see both
@@ -164,6 +166,12 @@ async def shop(family: socket.AddressFamily = socket.AF_INET, folder: Path = Pat
                 child.communicate()
 
 
+@pytest.fixture(autouse=True)
+def _judged_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while all is calm: a verdict of calm is waited for here as often as one of trouble."""
+    monkeypatch.setattr(watch, "CALM_JUDGE_S", 0.3)
+
+
 def test_server_is_ready_when_it_answers_and_told_once() -> None:
     async def story() -> None:
         async with shop() as it:
@@ -218,8 +226,7 @@ def test_hang_is_suspected_and_proven(path: str, health: HealthSettings, nature:
             assert contradiction is not None
             assert contradiction.since == pytest.approx(proven.since, abs=0.05)
             replayed = [judged.finding.verdict.kind for judged in replay(seen[0].at, seen)]
-            assert replayed[-1] is hung  # the same facts, the same verdict
-            assert Kind.SUSPECT in replayed
+            assert {Kind.SUSPECT, hung} <= set(replayed)  # the same facts, the same verdicts
 
     asyncio.run(story())
 
@@ -334,20 +341,23 @@ def test_live_acceptor_that_never_serves_does_not_make_the_relief_wait() -> None
 @pytest.mark.parametrize(
     ("path", "hung", "nature"), [("/spin", Kind.SPINNING, Nature.SPINNING), ("/lock", Kind.LOCKED, Nature.LOCKED)]
 )
-def test_one_hung_worker_of_many_is_told_alone_and_proven(path: str, hung: Kind, nature: Nature) -> None:
+def test_one_hung_worker_of_many_is_told_alone_and_proven(
+    path: str, hung: Kind, nature: Nature, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its siblings answer: the instance is not suspect, and once the worker is killed nothing is said of it any more."""
+    monkeypatch.setattr(watch, "WORKER_TELL_S", 0.3)
 
     async def story() -> None:
         async with shop() as it:
-            it.open(FIRST, "workers", hang=HangSettings(suspect_s=0.3, worker_s=3.0))
+            it.open(FIRST, "workers", hang=HangSettings(suspect_s=0.3, worker_s=1.8))
             await it.until(Answered)
             asked = time.monotonic()
             it.request(path)
             doubted = await it.until(WorkerLooked)
-            assert doubted.verdict.kind in (Kind.SUSPECT, Kind.STARVED)  # a busy machine keeps it from the processor for a while
+            assert doubted.verdict.kind in (Kind.SUSPECT, Kind.STARVED, hung)  # a busy machine keeps it from the processor, or us
             proven = await it.until(WorkerLooked, lambda event: event.verdict.kind is hung)
             assert (proven.verdict.scope, proven.verdict.nature) == (Scope.WORKER, nature)
-            assert proven.at - proven.since >= 3.0
+            assert proven.at - proven.since >= 1.8
             assert proven.since >= asked - 0.05  # nothing from before its request counts
             assert f"worker {proven.pid} has not answered one request for" in proven.verdict.because
             assert proven.verdict.because.endswith("2 siblings answer")
@@ -355,16 +365,19 @@ def test_one_hung_worker_of_many_is_told_alone_and_proven(path: str, hung: Kind,
             assert proven.pid != it.children[0].pid
             assert (await it.verdict(Kind.BUSY)).verdict.scope in (Scope.WORKER, Scope.REQUEST)
             os.kill(proven.pid, signal.SIGKILL)
+            it.watcher.look(FIRST)
             await it.verdict(Kind.HEALTHY, after=proven.at)
             told = sum(isinstance(event, WorkerLooked) for event in it.posted)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(3 * watch.WORKER_TELL_S)
             assert sum(isinstance(event, WorkerLooked) for event in it.posted) == told
             assert not any(isinstance(e, Looked) and e.verdict.kind in (Kind.SUSPECT, hung) for e in it.posted)
 
     asyncio.run(story())
 
 
-def test_long_poll_of_a_worker_that_lives_is_a_matter_of_the_request() -> None:
+def test_long_poll_of_a_worker_that_lives_is_a_matter_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "TELL_AGAIN_S", 1.0)
+
     async def story() -> None:
         async with shop() as it:
             it.open(FIRST, "loops", hang=HangSettings(suspect_s=0.3, certain_s=0.6, blocked_s=0.8, worker_s=0.7))
@@ -372,7 +385,7 @@ def test_long_poll_of_a_worker_that_lives_is_a_matter_of_the_request() -> None:
             it.request("/poll")
             busy = await it.verdict(Kind.BUSY)
             assert busy.verdict.scope is Scope.REQUEST
-            await it.until(Looked, lambda looked: looked.at > busy.at + 4.0)  # a lasting one is told again
+            await it.until(Looked, lambda looked: looked.at > busy.at + 1.5)  # a lasting one is told again
             assert not any(isinstance(event, WorkerLooked) for event in it.posted)
 
     asyncio.run(story())
