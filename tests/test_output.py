@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.mechanism import logfiles, logreading, output
+from supervisor.mechanism.logfiles import LogFile
 from supervisor.mechanism.logreading import Wanted, follow, tail
 from supervisor.mechanism.output import Outputs
 from supervisor.model import InstanceId, OutputSettings
@@ -394,7 +395,7 @@ import os, random, signal, sys, time
 from supervisor.mechanism import output
 from supervisor.mechanism.output import Outputs
 from supervisor.model import InstanceId, OutputSettings
-output.FLOOD_BYTES = 4096  # its way is the more delicate one
+output.FLOOD_BYTES, output.FLOOD_S = 4096, 60  # its way is the more delicate one
 log_dir, timestamps, rounds = sys.argv[1], sys.argv[2] == "True", int(sys.argv[3])
 settings = OutputSettings(rotate_bytes=200_000, keep=10_000, compress=True, timestamps=timestamps)
 chance = random.Random(rounds)
@@ -587,11 +588,33 @@ def test_last_knows_after_a_restart_what_the_instance_wrote_before_it(tmp_path: 
     second.close()
 
 
+def test_the_room_set_aside_in_a_flood_is_given_back(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = LogFile(str(room.log_dir), "trial", PLAIN)
+    trial.ready()
+    trial.reserve(1)
+    granted = trial.path.stat().st_blocks
+    trial.close()
+    assert trial.path.stat().st_blocks == 0
+    if not granted:
+        pytest.skip("this filesystem sets no room aside")
+    for name, value in (("FLOOD_BYTES", 1), ("FLOOD_S", DEADLINE_S), ("CALM_S", DEADLINE_S)):
+        monkeypatch.setattr(output, name, value)
+    writer = room.attach()
+    for line in (b"one\n", b"two\n"):
+        os.write(writer, line)
+        assert room.outputs.last(ID).endswith(line)
+    assert room.path.stat().st_blocks >= granted
+    monkeypatch.setattr(output, "CALM_S", 0.0)
+    os.write(writer, b"three\n")
+    until(lambda: 0 < room.path.stat().st_blocks < granted)
+    assert room.all() == b"one\ntwo\nthree\n"
+
+
 DIES_COPYING = """
 import os, sys, time
 from supervisor.mechanism import output
 from supervisor.model import InstanceId, OutputSettings
-output.FLOOD_BYTES = 1
+output.FLOOD_BYTES, output.FLOOD_S = 1, 60
 output._Glass.drop = lambda *_: os._exit(7)
 outputs = output.Outputs(sys.argv[1], print)
 outputs.attach(InstanceId("store", 1), int(sys.argv[2]), OutputSettings(compress=False))

@@ -36,9 +36,11 @@ TAILS_LIMIT = 200  # ended instances whose last words are remembered
 RETRY_S = 0.5  # between tries to write a file that could not be written
 HOLD_S = 0.2  # that another instance's open line may hold up this one's: its pipe holds what comes in the meantime
 COMPRESSIONS_LIMIT = 64  # compressions that wait; the next rotation asks for all again
-FLOOD_BYTES = 128 * 1024  # taken in one turn: from then on its pipe is not kept locked while the file is written
-PIECE_BYTES = 256 * 1024  # of such a pipe at once: what fits the processor's cache goes a fifth faster than 1 MiB, measured
-PAUSE_S = 0.0002  # between two turns in which no pipe was half full: a program that writes line by line would wake us for each
+FLOOD_BYTES = 128 * 1024  # taken in one turn is a flood: its pipe is not kept locked while the file is written, and we do not pause
+FLOOD_S = 0.002  # how long that holds: between two full pipes there may be a nearly empty one
+PIECE_BYTES = 512 * 1024  # of a flood at once: half a pipe, so that its program fills one half while we write the other
+CALM_S = 0.5  # after a flood its file gives back the room that was set aside
+PAUSE_S = 0.0002  # between two turns without a flood: a program that writes line by line would wake us for each
 NOW, NEVER = 0.0, float("inf")  # when a source wants its next turn
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +58,7 @@ class _Source:
         self.held = 0.0  # until when it waits for another's open line; 0 when it does not
         self.tail = b""
         self.taken = 0  # bytes out of its pipe, ever
-        self.flooding = False  # it had much to say the last time
+        self.flooded = 0.0  # when it last had much to say at once
         self.unseen = 0  # bytes spliced since `tail` was brought up to date: the last ones of the file
 
 
@@ -89,7 +91,7 @@ class Outputs:
         self._tails: dict[InstanceId, bytes] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._taken = 0  # bytes out of all pipes, ever
-        self._hurried = False  # a pipe was found half full in this turn
+        self._flooded = 0.0  # when any source last had much to say at once
         self._closed = False
         self._stopping = False
         self._ringing = threading.Lock()  # the bell may not be closed while somebody rings it
@@ -156,11 +158,10 @@ class Outputs:
         while self._commands:
             self._commands.popleft()()
         now = time.monotonic()
-        self._hurried = False
         for source in [source for source, instant in self._due.items() if instant <= now]:
             self._due.pop(source, None)
             self._serve(source, now)
-        if not self._hurried:
+        if now >= self._flooded + FLOOD_S:
             time.sleep(PAUSE_S)
 
     def _stop(self) -> None:
@@ -224,9 +225,18 @@ class Outputs:
         try:
             due = self._move(source, now) if now >= source.sink.retry else self._spill(source, now)
         except BlockingIOError:  # its pipe is empty
-            due = NEVER
+            due = self._rest(source, now)
         if due < NEVER and self._has(source):
             self._due[source] = due
+
+    def _rest(self, source: _Source, now: float) -> float:
+        """Nothing is in its pipe. When it wants a turn without having written: to let the file shrink after a flood."""
+        if not source.sink.file.reserved:
+            return NEVER
+        if now < source.flooded + CALM_S:
+            return source.flooded + CALM_S
+        source.sink.file.trim()
+        return NEVER
 
     def _move(self, source: _Source, now: float) -> float:
         """One turn: into the file, or past it when that cannot be written."""
@@ -246,41 +256,39 @@ class Outputs:
                 other.unseen = 0
         if sink.writer is not None and sink.writer is not source:
             self._recall(sink.writer)
-        begins = file.ends_line()
-        behind = not begins and file.writer != source.id.number
+        behind = file.writer != source.id.number and not file.ends_line()
         if (behind or file.room <= 0) and not self._glass.look(source.fd):
             return self._end(source)
         if behind:
             if self._holds(source, now):
                 return source.held
             file.put(b"\n")
-            begins = True
         source.held = 0.0
-        if file.room <= 0 and (begins or file.room < -LINE_BYTES):
+        if file.room <= 0 and (file.ends_line() or file.room < -LINE_BYTES):
             self._rotate(sink)
-            begins = True
         if file.marked >= 0:
             self._forget(source)
         file.sign(source.id.number)
         before = file.position
-        taken = self._transfer(source, begins)
+        taken = self._transfer(source, now)
         if not taken:
             return self._end(source)
-        self._moved(source, taken, file.position - before)
+        self._moved(source, taken, file.position - before, now)
         return NOW
 
-    def _transfer(self, source: _Source, begins: bool) -> int:
+    def _transfer(self, source: _Source, now: float) -> int:
         """Move bytes from its pipe to the file; how many were taken, 0 at the pipe's end."""
         file = source.sink.file
-        finishing = not begins and (file.room <= 0 or any(other.held for other in source.sink.sources))
+        finishing = (file.room <= 0 or any(other.held for other in source.sink.sources)) and not file.ends_line()
         if not finishing and not file.settings.timestamps:
             count = min(CHUNK_BYTES, file.room)
-            return self._glass.copy(source.fd, file, count) if source.flooding and file.marks else file.splice(source.fd, count)
+            flooding = now < source.flooded + FLOOD_S
+            return self._glass.copy(source.fd, file, count) if flooding and file.marks else file.splice(source.fd, count)
         data = self._glass.look(source.fd)
         count = data.find(b"\n", 0 if finishing else file.room - 1) + 1 or len(data)  # up to the line that fills the file
         if not file.settings.timestamps or not data:
             return file.splice(source.fd, count)
-        return self._stamp(source, data[:count], begins)
+        return self._stamp(source, data[:count])
 
     def _forget(self, source: _Source) -> None:
         """Take out of the pipe what an earlier life wrote and did not come to take: it marked where in the file that begins."""
@@ -290,12 +298,13 @@ class Outputs:
             self._glass.drop(source.fd, len(doubled))
         file.mark(-1)
 
-    def _stamp(self, source: _Source, data: bytes, begins: bool) -> int:
+    def _stamp(self, source: _Source, data: bytes) -> int:
         """Move `data`, the next bytes in its pipe, with the time before each line that begins in it; how many were taken.
 
         Line by line, so that a death at any instant leaves none twice: at worst a stamp alone, which the next life takes back.
         """
         file, taken = source.sink.file, 0
+        begins = file.ends_line()
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z ").encode()
         try:
             while taken < len(data) and not (taken and file.room <= 0):
@@ -310,18 +319,18 @@ class Outputs:
                 raise  # else the next turn meets it again
         return taken
 
-    def _moved(self, source: _Source, taken: int, written: int) -> None:
+    def _moved(self, source: _Source, taken: int, written: int, now: float) -> None:
         """Bytes of this source were taken, and as many or more were written."""
         sink = source.sink
         sink.writer = source
         source.unseen += written
-        source.flooding = taken >= FLOOD_BYTES
+        if taken >= FLOOD_BYTES:
+            source.flooded = self._flooded = now
         self._took(source, taken)
         for other in sink.sources:
             if other.held:
                 self._due[other] = NOW
         if taken * 2 >= source.capacity:
-            self._hurried = True
             self._widen(source)
         if sink.problem:
             self._report(sink.file.program, f"{sink.file.path} is written again; {_size(sink.lost)} of output was lost")
@@ -447,6 +456,7 @@ class _Glass:
                 seen = self._tee(fd, min(PIECE_BYTES, count - taken))
                 if not seen:
                     break
+                file.reserve(seen)
                 taken += self._copy_seen(fd, file, seen)
         except OSError:
             if not taken:
