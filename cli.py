@@ -383,28 +383,32 @@ def doctor(config: str | None, as_json: bool) -> int:
 @CONFIG
 @JSON
 @click.option("--tell", is_flag=True, help="Your channels hear of it too, in messages marked DRILL.")
+@click.option("--path", default="", metavar="PATH", help="With NAME: what its customers ask for, in the place of health.http.")
+@click.option("--peer", default="", metavar="VARIABLE", help="dead-dependency with NAME: where HOST:PORT of the peer stands.")
 @click.argument(
     "fault",
     metavar="FAULT",
     type=click.Choice(["hang", "crash", "crash-loop", "bad-release", "slow-boot", "dead-dependency", "leak", "may3"]),
 )
 @click.argument("name", required=False, default="", shell_complete=_complete)
-def drill(config: str | None, as_json: bool, tell: bool, fault: str, name: str) -> int:
+def drill(config: str | None, as_json: bool, tell: bool, path: str, peer: str, fault: str, name: str) -> int:
     """Practise: a fault in a shadow of the bundled store, under load, with the clock running.
 
     FAULT is hang, crash, crash-loop, bad-release, slow-boot, dead-dependency or leak.
 
-    With NAME in a shadow of a program that is marked `drill = true`: hang, crash or crash-loop.
+    With NAME in a shadow of a program that is marked `drill = true`, and never of another.
     may3 is a whole morning in 90 s, or three minutes on a busy host: a release with an endless loop, found, told, taken back,
     mended; a transcript in Markdown.
 
     The shadow is a Reviver of its own; the one that you run, and its programs, are not touched. It measures how soon the fault was found,
     its cause named, people told, all well again, and what customers noticed; exits 1 when something was not as it should be.
     """
-    from supervisor.commands.drill import drill, may3
+    from supervisor.commands.drill import Own, drill, may3
 
+    if (path or peer) and not name:
+        raise click.UsageError("--path and --peer are for a program of yours: give its NAME")
     if fault != "may3":
-        return drill(config, fault, name, tell, as_json)
+        return drill(config, fault, Own(name, path, peer) if name else None, tell, as_json)
     if name or tell or as_json:
         raise click.UsageError("may3 is played by the bundled store alone, and has one form")
     return may3(config)

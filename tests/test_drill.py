@@ -142,9 +142,14 @@ def staging(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def shadowed(settings: Settings) -> str:
+    program = drill_program.chosen(settings, "shop")
+    return drill_program.written(program, drill_program.table(settings, program, 4711))
+
+
 def test_marked_program_gets_ports_of_its_own_and_never_the_link(staging: Path) -> None:
     settings = config.load(staging / "config.toml")
-    written = tomllib.loads(drill_program.tables(settings, drill_program.chosen(settings, "shop"), 4711))["program"]["DRILL-shop"]
+    written = tomllib.loads(shadowed(settings))["program"]["DRILL-shop"]
     first, second = written.pop("sockets")
     assert first == "127.0.0.1:4711"
     assert second.startswith("127.0.0.1:")

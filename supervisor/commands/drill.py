@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from supervisor.commands import drill_kept, drill_may3, drill_program, drill_store
+from supervisor.commands import drill_kept, drill_may3, drill_own, drill_program, drill_store
 from supervisor.commands.configuration import load
 from supervisor.commands.drill_card import HEAD, Row, Seen, rows
 from supervisor.commands.drill_customers import Customers
-from supervisor.commands.drill_faults import ANY, COME_S, FAULTS, Fault, play
+from supervisor.commands.drill_faults import COME_S, FAULTS, Fault, play
 from supervisor.commands.drill_kept import Drill
 from supervisor.commands.drill_shadow import folder, free_port, marked, running
 from supervisor.commands.drill_voices import Voices, voices
-from supervisor.commands.screen import remark, say, say_json, table
-from supervisor.control.client import Refusal, find_config
-from supervisor.control.messages import REFUSED
+from supervisor.commands.screen import remark, say, say_json, spell, table
+from supervisor.control.client import find_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +35,33 @@ class Prepared:
     path: str = "/"
 
 
-def drill(config: str | None, fault: str, name: str, tell: bool, as_json: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A program of the operator's own.
+
+    path  what its customers ask for; "" is what its health.http asks
+    peer  the variable of its environment that names what it depends on; "": none is named
+    """
+
+    name: str
+    path: str = ""
+    peer: str = ""
+
+
+def drill(config: str | None, fault: str, own: Own | None, tell: bool, as_json: bool) -> int:
     """Play one fault and print the card; 1 when something was not as it should be.
 
-    name    a program that is marked for drills; "" is the bundled store
+    own     a program that is marked for drills; None: the bundled store
     tell    the operator's channels hear of it
     raises  Refusal
     """
-    port = free_port()
-    with folder() as where:
-        prepared = _program(config, fault, name, port) if name else _store(fault, port, where)
+    port, name = free_port(), own.name if own is not None else ""
+    with folder() as where, ExitStack() as held:
+        prepared = _store(fault, port, where) if own is None else _program(config, fault, own, port, where, held)
         heard, steps = voices(load(config), name, where) if tell else (Voices(), "")
         what = f"{prepared.fault.what}, in a shadow of {name or 'the bundled store'} on 127.0.0.1:{port}"
         with running(where, prepared.program, port, prepared.tables + channel(where) + steps) as shadow:
-            remark(f"drill: {what}; what you run is not touched")
+            remark(f"drill: {what}; what you run is not touched; it may take {spell(prepared.fault.expected.over_s)}")
             seen = play(prepared.fault, shadow, prepared.path, heard.forward)
         card = rows(prepared.fault.expected, seen)
         kept = keep(config, where, {"fault": fault, "what": prepared.fault.what, "program": name}, card)
@@ -93,16 +106,11 @@ def _store(fault: str, port: int, where: Path) -> Prepared:
     return Prepared(marked(drill_store.NAME), chosen, drill_store.tables(where, port, chosen.first))
 
 
-def _program(config: str | None, fault: str, name: str, port: int) -> Prepared:
-    """Held to the same; only that its recovery is proven by its own `restart.healthy`, and a crash loop tries at its own pace."""
-    if fault not in ANY:
-        raise Refusal(REFUSED, f"{fault} is for the bundled store alone; {name} can have {', '.join(ANY)}")
+def _program(config: str | None, fault: str, own: Own, port: int, where: Path, held: ExitStack) -> Prepared:
     settings = load(config)
-    program = drill_program.chosen(settings, name)
-    chosen, restart = ANY[fault], program.restart
-    expected = replace(chosen.expected, over_s=chosen.expected.over_s + restart.healthy_s + restart.limit_s)
-    tables = drill_program.tables(settings, program, port)
-    return Prepared(marked(name), replace(chosen, expected=expected), tables, program.health.http)
+    program = drill_program.chosen(settings, own.name)
+    chosen, tables = drill_own.prepared(fault, settings, program, port, where, own.peer, held)
+    return Prepared(marked(own.name), chosen, tables, own.path or program.health.http)
 
 
 def channel(where: Path) -> str:
@@ -123,5 +131,7 @@ def keep(config: str | None, where: Path, card: Mapping[str, str], measured: Seq
 def _say_where(kept: Drill | None) -> None:
     if kept is None:
         remark("not kept: there is no configuration whose state_dir can be written")
+    elif not kept.incidents():
+        remark(f"kept as drill {kept.id}; no incident was opened in it")
     else:
         remark(f"kept as drill {kept.id}: reviver postmortem {kept.id}, reviver incidents --drills")

@@ -7,6 +7,7 @@ Only one that is marked `drill = true`. It gets its own command and settings, on
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,19 @@ def chosen(settings: Settings, name: str) -> ProgramSettings:
     return found
 
 
-def tables(settings: Settings, program: ProgramSettings, port: int) -> str:
+def table(settings: Settings, program: ProgramSettings, port: int) -> dict[str, Any]:
     """Its table for a shadow, with `port` on loopback in the place of its first socket."""
     raw, folder = config.written(Path(settings.path), program.name)
-    table: dict[str, Any] = {key: value for key, value in raw.items() if key not in LEFT_OUT}
-    table["directory"] = os.path.realpath(program.launch.directory)  # no symlink: it is not the drill's to switch
-    table["sockets"] = [f"127.0.0.1:{port}", *(f"127.0.0.1:{free_port()}" for _ in program.launch.sockets[1:])]
-    if "env_file" in table:
-        table["env_file"] = [str(Path(folder, each)) for each in table["env_file"]]
+    found: dict[str, Any] = {key: value for key, value in raw.items() if key not in LEFT_OUT}
+    found["directory"] = os.path.realpath(program.launch.directory)  # no symlink: it is not the drill's to switch
+    found["sockets"] = [f"127.0.0.1:{port}", *(f"127.0.0.1:{free_port()}" for _ in program.launch.sockets[1:])]
+    if "env_file" in found:
+        found["env_file"] = [str(Path(folder, each)) for each in found["env_file"]]
     if program.sorry.page:
-        table["sorry"] = {**table["sorry"], "page": program.sorry.page}
+        found["sorry"] = {**found["sorry"], "page": program.sorry.page}
+    return found
+
+
+def written(program: ProgramSettings, table: Mapping[str, Any]) -> str:
+    """In TOML."""
     return f"[program.{marked(program.name)}]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in table.items())

@@ -29,6 +29,7 @@ from supervisor.control.messages import REFUSED
 from supervisor.notify import OURS
 
 MARK = "DRILL-"  # before the program's name: it stands in each message, log line and process of a drill
+HOST = "127.0.0.1"
 CLOCK_STEP_S = 0.001  # of the times in the story, which are cut to it
 STEP_S = 0.05  # between two looks at what the shadow wrote: each reads all of it
 BOOT_S = 60.0  # for the daemon and the program to be there
@@ -69,6 +70,14 @@ class Shadow:
         """Ask for another release, and do not wait for it."""
         words = [self.program, str(release)]
         self.ask("deploy", {"words": words, "folder": str(self.folder), "again": False, "wait": False})
+
+    def change(self, old: str, new: str) -> None:
+        """Write other text in the place of some of its configuration, and apply that without waiting for it."""
+        file = self.folder / "config.toml"
+        text = file.read_text()
+        assert old in text, "the configuration has been written otherwise"
+        file.write_text(text.replace(old, new))
+        self.ask("apply", {"path": None, "wait": False})
 
     def instances(self) -> list[Line]:
         found: list[Line] = self.ask("status", {"names": [self.program]})["programs"][0]["instances"]

@@ -154,6 +154,8 @@ def _row(each: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _lasted(each: dict[str, Any]) -> str:
+    if each.get("drill") and not each["over"]:
+        return "not over"  # when the drill ended
     end = datetime.fromisoformat(each["over"]) if each["over"] else datetime.now(UTC)
     return spell((end - datetime.fromisoformat(each["opened"])).total_seconds())
 
@@ -162,6 +164,8 @@ def _page(found: dict[str, Any], lines: int, option: str) -> Iterator[str]:
     """What, since when, who is affected, why, what was done, what comes, what to type; then what happened in order."""
     lasted = f"lasted {_lasted(found)}" if found["over"] else f"for {_lasted(found)} now"
     drill = "DRILL: " if found.get("drill") else ""
+    if drill and not found["over"]:
+        lasted = "not over when the drill ended"
     yield f"{drill}incident {found['incident']} of {safe(found['program'])} is {found['state']}, {found['severity']}, {lasted}"
     yield f"  {safe(found['what'])}"
     yield ""
