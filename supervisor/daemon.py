@@ -210,7 +210,6 @@ class Daemon:
             self._loop.add_reader(self._guard, self._guard_died)
         self._use_channels()
         self._log.banner(self._banner())
-        records = await self._lanes["read"].run(self._handover.read_all, deadline_s=READ_S)
         self._fleet = Fleet(
             incidents=self._journal.last_incident(),
             numbers=self._journal.highest(),
@@ -218,7 +217,14 @@ class Daemon:
             releases=self._journal.releases(),
             open=self._journal.open_incidents(),
         )
-        await self._adopt(records)
+        self._reading = self._loop.create_task(self._begin())  # a SIGHUP that comes meanwhile waits for it
+        await self._reading
+        await self.ended.wait()
+        await self._close()
+
+    async def _begin(self) -> None:
+        """Adopt what lives, and take up the configuration. A stop that is asked for meanwhile is about all of it."""
+        await self._adopt(await self._lanes["read"].run(self._handover.read_all, deadline_s=READ_S))
         places = await release.resolve_each([program.launch for program in self._settings.programs], self._warn)
         applied = replace(_candidates(self._settings, places), begins=True)
         await self._server.serve()
@@ -229,6 +235,7 @@ class Daemon:
                 self._journal.abandoned(left.number, time.time())
         gc.collect()
         gc.freeze()  # what is there for good: a full collection in the middle of a restart takes 7 ms with it, none without it
+        self.ended.clear()  # until now there was nothing that could be left to end
         self.post(applied)
         self._maintain()
         self._delivery.resume()
@@ -236,8 +243,6 @@ class Daemon:
         self._start_ping()
         self._systemd.ready(_programs(len(applied.programs)))
         self._beat()
-        await self.ended.wait()
-        await self._close()
 
     async def _adopt(self, records: tuple[Record, ...]) -> None:
         """Go on where a dead supervisor stopped: its instances live on, and become ours."""
@@ -405,7 +410,8 @@ class Daemon:
     def _shut_down(self, name: str) -> None:
         text = "kills what is left" if self._fleet.draining else "stops all programs; a second one kills what is left"
         self._tell_story(Note("reviver", "daemon.stop_asked", f"{name}: {text}"))
-        self._systemd.stopping(stop_s([program.settings for program in self._fleet.programs.values()]), "stops all programs")
+        programs = [program.settings for program in self._fleet.programs.values()] or self._settings.programs  # not adopted yet
+        self._systemd.stopping(stop_s(programs), "stops all programs")
         self.post(ShutdownAsked())
 
     def _slipped(self, name: str) -> None:

@@ -150,3 +150,31 @@ def pids(supervised: Supervised, event: str, *ids: str) -> dict[str, int]:
         if said:
             found[said[1] or line["subject"]] = int(said[2])
     return {id: found[id] for id in ids}
+
+
+def test_a_signal_that_comes_before_all_is_adopted_is_about_all_of_it(tmp_path: Path) -> None:
+    """The guard and systemd send one as soon as they may, and the stop of a supervisor that died is gone on with by the next one."""
+    programs = "".join(f"[program.p{number}]\ncommand = {python(SLEEPER)}\n" for number in range(3))
+    with Supervised(tmp_path, programs) as first:
+        lives = pids(first, "instance.started", "p0:1", "p1:1", "p2:1")
+        killed(first)
+        with Supervised(tmp_path, programs) as second:
+            at_once(second, signal.SIGHUP)
+            assert pids(second, "instance.adopted", *lives) == lives
+            second.until("config.applied")
+            assert sorted(second.pids()) == sorted(lives.values())
+            killed(second)
+            with Supervised(tmp_path, programs) as third:
+                at_once(third, signal.SIGTERM)
+                assert pids(third, "instance.adopted", *lives) == lives
+                assert third.rest()[-1]["text"] == "ended: all programs are stopped"
+                assert third.pids() == []
+
+
+def at_once(daemon: Supervised, number: signal.Signals) -> None:
+    """Signal a daemon as soon as that does not end it."""
+    caught = 0
+    while not caught >> number - 1 & 1:
+        assert daemon.process.poll() is None
+        caught = int(Path(f"/proc/{daemon.process.pid}/status").read_text().partition("SigCgt:")[2].split()[0], 16)
+    daemon.signal(number)

@@ -335,7 +335,7 @@ health.http = "/health"
 command = ["sh", "-c", "setsid sleep 1000 & systemd-notify --ready && exec sleep 1000"]
 user = "nobody"
 health.heartbeat = true
-health.every = "10s"
+health.every = "1h"
 """
 ADDED = """
 [program.added]
