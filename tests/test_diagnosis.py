@@ -183,6 +183,14 @@ def test_starved_host_is_no_hang() -> None:
     assert "load 8.1 on 2 processors" in found.verdict.because
 
 
+def test_a_starved_host_excuses_no_loop_that_has_had_more_of_the_processor_than_any_work_needs() -> None:
+    """12 s of it: at a quarter of a core in 48 s. A host is often starved by the loops themselves."""
+    starved = trees(60, run=0.24, delay=0.70, state="R", place="")
+    kinds = [diagnose(window(silent_s, trees=starved, host=Host(2, 8.1))).verdict.kind for silent_s in (45.0, 55.0)]
+    assert kinds[0] is Kind.STARVED
+    assert kinds[1] in SILENT
+
+
 def test_loop_that_shares_its_processor_is_proven_when_it_has_had_it_for_long_enough() -> None:
     """A report of some seconds on a host that others keep busy is silent for longer than `certain`, and is no loop."""
     shares = trees(20, run=0.5, delay=0.5, state="R", place="")

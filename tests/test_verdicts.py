@@ -86,7 +86,7 @@ def test_diagnosis_without_ages_and_probes_is_seen_to_be_blind() -> None:
 
 def test_a_diagnosis_that_excuses_nobody_is_seen_to_kill(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the excuses, and without asking for how long a loop has had the processor, healthy servers are proven hung."""
-    monkeypatch.setattr(diagnosis, "excuse", lambda window, serving, usage: None)
+    monkeypatch.setattr(diagnosis, "excuse", lambda window, serving, usage, quiet_s: None)
     monkeypatch.setattr(threads, "_ran_enough", lambda window, serving, limit_s, quiet_s: True)
     kept_away = [case for case in cases() if case.label.fault in ("starved", "throttled")]
     assert [case.label.name for case in kept_away if false_kill(case, case.judge())]

@@ -252,7 +252,7 @@ def _unasked(seen: Seen, whole: Verdict) -> Judgement:
     serving = seen.pids - {process.parent for process in seen.trees[-1].processes}
     usage = rates(seen.trees, seen.now, WINDOW_S)
     doing, words = nature(seen.trees, seen.now, serving, WINDOW_S)
-    excused = excuse(_window(seen, None), serving, usage)
+    excused = excuse(_window(seen, None), serving, usage, 0.0)
     late = next((peer for peer in seen.peers if peer.late), None)
 
     def judgement(headline: str, kind: Kind, what: str, sure: str, why: str, peer: Peer | None = None) -> Judgement:

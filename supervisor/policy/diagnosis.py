@@ -69,9 +69,10 @@ def _judge(window: Window, newest: TreeSample) -> Finding:
     if quiet_since is None or window.now - quiet_since < window.hang.suspect_s:
         return _moving(window, mine, usage, quiet_since)
     silence = _silence(window, mine, quiet_since)
-    if (excused := excuse(window, serving, usage)) is not None:
+    quiet_s = window.now - quiet_since
+    if (excused := excuse(window, serving, usage, quiet_s)) is not None:
         return Finding(Verdict(excused.kind, f"{silence}, {excused.because}", quiet_since, Scope.HOST), quiet_since)
-    conviction = _conviction(window, serving, kind, window.now - quiet_since)
+    conviction = _conviction(window, serving, kind, quiet_s)
     return Finding(Verdict(conviction, f"{silence}, {doing}", quiet_since, nature=kind), quiet_since)
 
 
@@ -143,7 +144,7 @@ def _unwatched(window: Window, newest: TreeSample) -> Finding:
     """Nothing tells of its movement: it has no probe, no heartbeat and no port that is known."""
     if (grown := _leak(window)) is not None:
         return Finding(Verdict(Kind.LEAKING, grown, window.now - LEAK_S), None)
-    excused = excuse(window, frozenset({newest.processes[0].pid}), {})
+    excused = excuse(window, frozenset({newest.processes[0].pid}), {}, 0.0)
     if excused is not None and excused.kind is Kind.UNINTERRUPTIBLE:
         return Finding(Verdict(excused.kind, excused.because, window.now - WINDOW_S, Scope.HOST), None)
     return Finding(Verdict(Kind.HEALTHY, "it runs; there is no probe and no port by which to ask it", window.moved), None)

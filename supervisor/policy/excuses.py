@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from supervisor.model import Kind
 from supervisor.policy.samples import TreeSample, Window
-from supervisor.policy.threads import SPAN_LEAST_S, WINDOW_S, Usage, percent, starved, uninterruptible
+from supervisor.policy.threads import SPAN_LEAST_S, WINDOW_S, Usage, burnt, percent, starved, uninterruptible
 
 STALL = 0.20  # of ten seconds in which all work of the host stood still: below it servers are slow, and answer
 FAULTS_PER_S = 50  # major faults: each is a wait for a disk of some 0.1 to 10 ms, so it does little else
@@ -24,10 +24,11 @@ class Excuse:
     because: str
 
 
-def excuse(window: Window, serving: frozenset[int], usage: Mapping[int, Usage]) -> Excuse | None:
+def excuse(window: Window, serving: frozenset[int], usage: Mapping[int, Usage], quiet_s: float) -> Excuse | None:
     """Why these processes cannot be blamed for doing nothing; None: nothing excuses them.
 
-    usage  what they used since they fell silent
+    usage    what they used lately, at the most since they fell silent
+    quiet_s  for how long they have been silent
     """
     host = window.host
     tid, part = uninterruptible(window.trees, window.now, serving)
@@ -36,7 +37,7 @@ def excuse(window: Window, serving: frozenset[int], usage: Mapping[int, Usage]) 
     if host is not None and host.disk_stall >= STALL and part >= PART_D:
         words = f"thread {tid} waits for a disk (state D) for {percent(part)} of the time"
         return Excuse(Kind.UNINTERRUPTIBLE, f"{words}, and all work of this host for {percent(host.disk_stall)}")
-    if hunger := starved(serving, usage, host):
+    if (hunger := starved(serving, usage, host)) and not burnt(window, serving, quiet_s):
         return Excuse(Kind.STARVED, hunger)
     if host is not None and host.memory_stall >= STALL:
         because = f"all work of this host stood still for {percent(host.memory_stall)} of the last 10 s, waiting for memory"

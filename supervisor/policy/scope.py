@@ -38,7 +38,7 @@ def _judge(window: Window, worker: WorkerSeen) -> WorkerFinding:
     span_s = max(SPAN_LEAST_S, min(WINDOW_S, quiet_s))
     doing, words = nature(window.trees, window.now, it, span_s)
     kind = Kind.SUSPECT
-    if (excused := excuse(window, it, rates(window.trees, window.now, span_s))) is not None:
+    if (excused := excuse(window, it, rates(window.trees, window.now, span_s), quiet_s)) is not None:
         kind, words = excused.kind, excused.because
     elif (limit := limit_s(window.hang, doing)) is not None and quiet_s >= limit and lasting(window, it, doing, limit, quiet_s):
         kind = _HUNG[doing]

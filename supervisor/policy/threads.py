@@ -138,6 +138,20 @@ def _ran_enough(window: Window, serving: frozenset[int], limit_s: float, quiet_s
     return ran_s >= COVERED * share * min(limit_s, RAN_MOST_S / COVERED)
 
 
+def burnt(window: Window, serving: frozenset[int], quiet_s: float) -> bool:
+    """Whether one of them, silent for so long, always wanted the processor and has had so much of it that no work takes longer. Then it
+    loops, whoever keeps it from having more: a host is often starved by the loops themselves."""
+    seen = [tree.at for tree in window.trees if tree.full and tree.at >= window.now - quiet_s]
+    if not seen:
+        return False
+    ran_s = (
+        used.run * (seen[-1] - seen[0])
+        for pid, used in rates(window.trees, window.now, quiet_s).items()
+        if pid in serving and used.wanting
+    )
+    return max(ran_s, default=0.0) >= RAN_MOST_S
+
+
 def starved(serving: frozenset[int], usage: Mapping[int, Usage], host: Host | None) -> str:
     """In words, when a process that wants to run is kept from it, by others or by a limit on its group; else "".
 
