@@ -180,10 +180,10 @@ def test_alerts_test_says_of_each_channel_what_came_back_with_a_daemon_and_witho
     answer: dict[str, Any] = json.loads(asked.stdout)
     assert answer["by"] == "daemon"
     assert [(each["channel"], each["problem"]) for each in answer["channels"]] == [
-        ("webhook:127.0.0.1", ""),
+        (f"webhook:127.0.0.1:{receiver.port}", ""),
         ("command:/bin/false", "/bin/false failed with exit code 1"),
         ("journal:", ""),
-        ("webhook:127.0.0.1", "cannot reach 127.0.0.1 port 1: Connection refused"),
+        ("webhook:127.0.0.1:1", "cannot reach 127.0.0.1 port 1: Connection refused"),
     ]
     assert len(receiver.got) == 2
     assert all("Nothing is wrong" in str(text) for text in receiver.texts())

@@ -183,6 +183,7 @@ def test_a_channel_that_can_never_work_says_so_at_once(target: str) -> None:
 
 def test_named_never_repeats_a_secret() -> None:
     assert named("webhook:https://user:pass@host.example/hook/T0KEN?key=T0KEN") == "webhook:host.example"
+    assert named("webhook:http://user:pass@127.0.0.1:8081/hook") == "webhook:127.0.0.1:8081"
     assert named("command:/bin/page --key T0KEN") == "command:/bin/page"
     assert named("slack://T0KEN") == "slack:"
 
@@ -353,8 +354,8 @@ def test_a_channel_that_fails_for_good_is_said_once_and_when_it_works_again(room
     until(lambda: len(receiver.got) == 8)
     room.close()
     assert room.remarks == [
-        "alerts through webhook:127.0.0.1 do not arrive: 127.0.0.1 answered 400",
-        "alerts through webhook:127.0.0.1 arrive again",
+        f"alerts through webhook:127.0.0.1:{receiver.port} do not arrive: 127.0.0.1 answered 400",
+        f"alerts through webhook:127.0.0.1:{receiver.port} arrive again",
     ]
     assert room.waiting() == []
 
@@ -425,9 +426,9 @@ def test_a_channel_that_fails_for_long_is_told_through_the_others_and_when_it_is
     states = {state.name: state for state in delivery.states()}
     room.close()
     first, second = (body for _, _, body in well.got)
-    assert first["text"] == "alerts through webhook:127.0.0.1 do not arrive: 127.0.0.1 answered 500"
+    assert first["text"] == f"alerts through webhook:127.0.0.1:{dead.port} do not arrive: 127.0.0.1 answered 500"
     assert first["severity"] == "critical"
-    assert str(second["text"]).startswith("alerts through webhook:127.0.0.1 arrive again")
+    assert str(second["text"]).startswith(f"alerts through webhook:127.0.0.1:{dead.port} arrive again")
     assert public.got == []
     assert [text for text in dead.texts() if "do not arrive" in str(text)] == []
     assert all(state.failing_wall is None for state in states.values())
@@ -441,7 +442,7 @@ def test_states_say_what_waits_and_why(room: Room, receive: Callable[..., Receiv
         delivery.tell(tell(receiver.target, key=str(number)), time.time())
     until(lambda: delivery.states()[0].failing_wall is not None)
     (state,) = delivery.states()
-    assert (state.name, state.waiting, state.problem) == ("webhook:127.0.0.1", 3, "127.0.0.1 answered 500")
+    assert (state.name, state.waiting, state.problem) == (f"webhook:127.0.0.1:{receiver.port}", 3, "127.0.0.1 answered 500")
 
 
 def test_a_message_that_the_other_side_does_not_want_holds_up_no_other(room: Room, receive: Callable[..., Receiver]) -> None:

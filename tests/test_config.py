@@ -156,7 +156,7 @@ programs = []
 [stakeholders]
 notify = []
 after = "2m"
-begin = "$program has not been available for $lasted. We are working on it, and will tell you when that changes."
+begin = "$program is not available ($lasted so far). We are working on it, and will tell you when that changes."
 back = "$program is available again, after $affected without. We keep an eye on it until we are sure."
 again = "$program is not available again. We are working on it, and will tell you when that changes."
 over = "$program works normally again. It was not available for $affected in all, within $lasted."

@@ -31,6 +31,7 @@ from supervisor.model import (
     Weekday,
     Woke,
 )
+from supervisor.policy.customers import PUBLIC_STEP
 from supervisor.policy.words import spell
 from supervisor.records import fates
 from supervisor.records.incidents import read_incident, read_incidents
@@ -118,15 +119,19 @@ def test_a_message_that_was_sent_among_others_has_their_fate(room: Room) -> None
         1,
     )
     found["told"].append(told | {"channel": "mailto:", "handed": None, "failed": None, "state": "waiting", "tries": 4})
+    found["told"].append(told | {"step": PUBLIC_STEP, "text": "sorry", "after_s": 0.01, "tries": 1, "with": 0, "failed": None})
     assert [text for _, text in fates.lines(found, spell)] == [
-        "command:/page does not take the message of crash: it is busy",
-        "command:/page, 5.0 s after the fact, at try 2, in one message with 1 more: it crashed",
         "mailto: (waiting after 4 tries): it crashed",
+        "command:/page does not take the message of crash: it is busy",
+        "command:/page, 5.0 s after the fact, at try 2, in one message with 1 more: of crash",
+        "command:/page (stakeholders), at once: sorry",
     ]
     shown = fates.channels(found, spell, lambda at: "10:00:01")
-    assert (
-        shown == "command:/page at 10:00:01, 5.0 s after the fact (delivered); mailto: has nothing yet (1 of 1 waiting: it is busy)"
-    )
+    assert shown == [
+        "command:/page at 10:00:01, 5.0 s after the fact",
+        "mailto: has nothing yet (1 of 1 waiting: it is busy)",
+        "command:/page (stakeholders) at 10:00:01, at once",
+    ]
 
 
 def test_what_an_older_version_wrote_down_is_read_and_gone_on_with(room: Room) -> None:

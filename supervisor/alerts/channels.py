@@ -56,7 +56,7 @@ def named(target: str) -> str:
         case "command":
             return f"command:{rest.split(' ')[0]}"
         case "webhook":
-            return f"webhook:{urlsplit(rest).hostname}"
+            return f"webhook:{urlsplit(rest).netloc.rpartition('@')[2]}"
         case _:
             return f"{kind}:"
 

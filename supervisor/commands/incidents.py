@@ -206,7 +206,8 @@ def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "affected" in found:
         yield "done", found["done"]
         yield "next", found["next"]
-    yield "told", fates.channels(found, spell, lambda at: clock_time(at)[:-3]) or "nobody: no escalation step takes it"
+    told = fates.channels(found, spell, lambda at: clock_time(at)[:-3]) or ["nobody: no escalation step takes it"]
+    yield from zip(("told", *[""] * len(told)), told, strict=False)
     yield "at it", _acknowledged(found["acknowledgements"])
     for fact in found["facts"]:
         if fact["text"] != found["what"]:

@@ -164,7 +164,7 @@ class StakeholderSettings:
 
     notify: tuple[str, ...] = ()
     after_s: float = 120.0
-    begin: str = "$program has not been available for $lasted. We are working on it, and will tell you when that changes."
+    begin: str = "$program is not available ($lasted so far). We are working on it, and will tell you when that changes."
     back: str = "$program is available again, after $affected without. We keep an eye on it until we are sure."
     again: str = "$program is not available again. We are working on it, and will tell you when that changes."
     over: str = "$program works normally again. It was not available for $affected in all, within $lasted."

@@ -299,7 +299,7 @@ def _timeline(found: Found) -> Iterator[Block]:
 def _zone(found: Found) -> str:
     """Of the beginning, and of the end where the clock was changed meanwhile."""
     instants = (found.began, found.over or found.began)
-    return ", then ".join(dict.fromkeys(f"{at:%Z}, UTC{at.isoformat()[-6:]}" for at in instants))
+    return ", then ".join(dict.fromkeys(f"{at:%Z}, UTC{at.isoformat()[-6:]}" if at.utcoffset() else "UTC" for at in instants))
 
 
 def _lines(found: Found) -> Iterator[tuple[datetime, str, str]]:
