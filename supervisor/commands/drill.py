@@ -61,7 +61,8 @@ def drill(config: str | None, fault: str, own: Own | None, tell: bool, as_json: 
         heard, steps = voices(load(config), name, where) if tell else (Voices(), "")
         what = f"{prepared.fault.what}, in a shadow of {name or 'the bundled store'} on 127.0.0.1:{port}"
         with running(where, prepared.program, port, prepared.tables + channel(where) + steps) as shadow:
-            remark(f"drill: {what}; what you run is not touched; it may take {spell(prepared.fault.expected.over_s)}")
+            remark(f"drill: {what}")
+            remark(f"what you run is not touched; it is over within {spell(prepared.fault.expected.over_s)}, if all is well")
             seen = play(prepared.fault, shadow, prepared.path, heard.forward)
         card = rows(prepared.fault.expected, seen)
         kept = keep(config, where, {"fault": fault, "what": prepared.fault.what, "program": name}, card)

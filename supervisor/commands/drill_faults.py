@@ -28,6 +28,12 @@ STOP_LIMIT_S = 20.0  # for a stopped program to be suspected
 LOOP_LIMIT_S = 60.0  # a crash loop is told after six crashes, whose waits add up to some 10 s
 
 
+SILENT_S = 30.0  # for a peer that does not answer to be told to people; then it is silent no more
+LATE_S = (
+    120.0  # a recovery that comes too late is waited for, and measured all the same: a starved host takes so long to prove a hang
+)
+WAITS = Expected(("instance.suspected",), ("exchange_rates()", "for 127.0.0.1:"), told_s=SILENT_S)
+
 Inject = Callable[[Shadow, Customers, ExitStack], None]
 
 
@@ -69,7 +75,7 @@ def play(fault: Fault, shadow: Shadow, path: str, heed: Callable[[Shadow], None]
                 return False
             return not expected.told or (recovered(now) is not None and any(names_all(expected, page) for page in now.pages))
 
-        shadow.until(done, expected.over_s)
+        shadow.until(done, expected.over_s + LATE_S)
         time.sleep(AFTER_S)
         heed(shadow)
     return seen()
@@ -80,10 +86,17 @@ def _loop(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
 
 
 def _dead_dependency(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
-    """A peer that takes the connection and never says a word."""
-    peer = held.enter_context(socket.create_server(("127.0.0.1", 0)))
-    (shadow.folder / drill_store.PEER).write_text(str(peer.getsockname()[1]))
-    customers.one_asks(drill_store.RATES)
+    """A peer that takes the connection and never says a word; it is gone when people have been told and another serves."""
+    began_wall = time.time()
+
+    def known() -> bool:
+        served = shadow.told("instance.ready", began_wall) is not None
+        return served and any(names_all(WAITS, page) for page in shadow.pages(began_wall))
+
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        (shadow.folder / drill_store.PEER).write_text(str(peer.getsockname()[1]))
+        customers.one_asks(drill_store.RATES)
+        shadow.until(known, SILENT_S)
 
 
 def _stop(shadow: Shadow, customers: Customers, held: ExitStack) -> None:
@@ -181,9 +194,9 @@ FAULTS: dict[str, Fault] = {
         _given_up(drill_store.SLOW),
     ),
     "dead-dependency": Fault(
-        "a peer that never answers",
+        "a peer that does not answer, until people are told",
         _dead_dependency,
-        Expected(("instance.suspected",), ("exchange_rates()", "for 127.0.0.1:")),
+        WAITS,
         drill_store.DEPENDENT,
     ),
     "leak": Fault(

@@ -19,7 +19,7 @@ import psutil
 from supervisor.commands import drill_peer, drill_program
 from supervisor.commands.drill_card import Expected, names_all
 from supervisor.commands.drill_customers import Customers
-from supervisor.commands.drill_faults import ANY, Fault
+from supervisor.commands.drill_faults import ANY, SILENT_S, Fault
 from supervisor.commands.drill_peer import Peer
 from supervisor.commands.drill_shadow import HOST, Shadow, toml
 from supervisor.control.client import Refusal
@@ -30,7 +30,6 @@ GROWTH_MB_PER_S, GROWTH_MB = 20, 240  # four times what is called a leak, for tw
 SLOW_S = 86_400  # longer than any start may take
 SOON_S = 15.0  # to decide and to say so, once a start has failed
 BESIDE = 3  # so many times the limit it has while another serves (docs/policy.md)
-SILENT_S = 30.0  # for a dead peer to be told; then it speaks again
 BALLAST_S = 5.0  # for the helper to be there
 BALLAST = f"""\
 import os, sys, time
