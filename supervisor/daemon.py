@@ -26,6 +26,7 @@ from supervisor import __version__, config, host
 from supervisor.alerts.channels import named
 from supervisor.alerts.delivery import Delivery
 from supervisor.alerts.message import ChannelError
+from supervisor.alerts.reasons import HELD_S, Reasons
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Channel, Vitals, plan
@@ -191,6 +192,7 @@ class Daemon:
         self._watcher = Watcher(self.post, self._lanes["watch"], self.fleet, self._keep_recording)
         self._apologists = Apologists(self._starter.sockets, self._watcher.answers_in_place, self._warn)
         self._delivery = Delivery(self._journal, self._warn)
+        self._reasons = Reasons(lambda tell, wall: self._delivery.tell(tell, wall, self._runbook(tell.program)))
         self._ping: Ping | None = None
         self._rehearsed_wall = self._journal.rehearsed_wall()
         self._loop.add_reader(self._notify.fileno(), self._hear_notify)
@@ -519,7 +521,7 @@ class Daemon:
             if isinstance(effect, Note):
                 self._tell_story(effect, now)
             elif isinstance(effect, Tell):
-                self._delivery.tell(effect, self._wall(now), self._runbook(effect.program))
+                self._reasons.tell(effect, self._wall(now), event.id if isinstance(event, Exited) else None)
 
     def _hand_over(self, now: float) -> None:
         """Write down what changed, so that a later supervisor can go on from here."""
@@ -571,9 +573,17 @@ class Daemon:
         if dead is not None and dead.pid is not None:
             self._leaders.pop(dead.pid, None)
         if program is not None and dead is not None and dead.state in (State.STARTING, State.READY, State.SUSPECT):
-            self._job(self._witness.ended(program, dead, event.words))
+            self._reasons.sought(event.id)
+            self._job(self._find_reason(program, dead, event))
         else:
             self._witness.forget(event.id)
+
+    async def _find_reason(self, program: Program, dead: Instance, event: Exited) -> None:
+        """Why it ended; messages wait for it, but not for long."""
+        late = self._loop.call_later(HELD_S, self._reasons.found, event.id, event.words, "")
+        reason = await self._witness.ended(program, dead, event.words)
+        late.cancel()
+        self._reasons.found(event.id, event.words, reason)
 
     def _find(self, id: InstanceId) -> tuple[Program, Instance]:
         program = self._fleet.programs[id.program]

@@ -24,9 +24,10 @@ from supervisor.alerts import delivery as delivery_module
 from supervisor.alerts.channels import channel, named
 from supervisor.alerts.delivery import Clock, Delivery, Pace
 from supervisor.alerts.message import ChannelError, Message, page, storm, title
+from supervisor.alerts.reasons import Reasons
 from supervisor.config import option
 from supervisor.lanes import Lane
-from supervisor.model import Severity, Tell, Voice
+from supervisor.model import InstanceId, Severity, Tell, Voice
 from supervisor.policy.customers import PUBLIC_STEP
 from supervisor.records import journal as journal_module
 from supervisor.records.journal import Journal
@@ -518,6 +519,34 @@ def test_what_is_too_old_is_no_news(room: Room, receive: Callable[..., Receiver]
     assert room.waiting() == []
 
 
+# why one ended
+
+
+def test_a_message_about_an_end_waits_for_its_reason_and_the_order_stays() -> None:
+    sent: list[str] = []
+    reasons = Reasons(lambda tell, wall: sent.append(f"{tell.text} at {wall:g}"))
+    one, two = InstanceId("store", 1), InstanceId("store", 2)
+    ends = tell(text="store:1 ended by itself: exit code 3; it had been ready")
+    reasons.tell(tell(text="before"), 1.0, None)
+    reasons.sought(one)
+    reasons.tell(ends, 2.0, one)
+    reasons.tell(tell(text="of another end: exit code 3"), 3.0, two)
+    reasons.tell(replace(tell(text="of another program"), program="web"), 4.0, None)
+    assert sent == ["before at 1", "of another program at 4"]
+    reasons.sought(two)
+    reasons.found(one, "exit code 3", "KeyError: 'price' in app.py:3 main()")
+    reasons.found(one, "exit code 3", "")  # too late, and it says no more
+    assert len(sent) == 2
+    reasons.found(two, "exit code 3", "")
+    assert sent[2:] == [
+        "store:1 ended by itself: exit code 3 (KeyError: 'price' in app.py:3 main()); it had been ready at 2",
+        "of another end: exit code 3 at 3",
+    ]
+    reasons.tell(tell(text="after"), 5.0, None)
+    reasons.found(two, "exit code 3", "")
+    assert sent[4:] == ["after at 5"]
+
+
 # storms: messages of several incidents within moments
 
 
@@ -624,19 +653,23 @@ def test_what_is_for_stakeholders_is_no_part_of_what_is_for_those_on_call(room: 
 
 
 def test_programs_that_fail_together_are_two_messages_of_a_real_daemon(tmp_path: Path, receive: Callable[..., Receiver]) -> None:
+    """Each with the last line of its traceback, and with a command that acknowledges them as it stands there."""
     receiver = receive()
+    (tmp_path / "app.py").write_text("raise KeyError('price')\n")
     programs = f'[[escalation]]\nnotify = ["{receiver.target}"]\n'
     for name in ("cart", "mail", "pay"):
-        programs += f'[program.{name}]\ncommand = "/bin/sh -c \'exit 3\'"\nrestart.limit = "60s"\nrestart.budget = 1\n'
+        command = f'command = ["{sys.executable}", "app.py"]\ndirectory = "{tmp_path}"'
+        programs += f'[program.{name}]\n{command}\nrestart.limit = "60s"\nrestart.budget = 1\n'
     with Supervised(tmp_path, programs):
         receiver.wait_for(2)
         (_, _, first), (_, _, rest) = receiver.got
+        said = [first, *rest["parts"]]
         assert not first["parts"]
-        assert {first["program"], *(each["program"] for each in rest["parts"])} == {"cart", "mail", "pay"}
+        assert {each["program"] for each in said} == {"cart", "mail", "pay"}
+        assert all("exit code 1 (KeyError: 'price' in app.py:1)" in each["text"] for each in said if each["key"] == "crash")
         _, *ack = shlex.split(rest["commands"][0])
         answer = subprocess.run([sys.executable, "-m", "cli", *ack], cwd=ROOT, capture_output=True, text=True, check=False)
         assert (answer.returncode, answer.stdout.count("acknowledged")) == (0, len(ack) - len(("ack", "--config", "file")))
-        assert len(receiver.got) == 2
 
 
 def test_a_storm_of_fifty_programs_fits_the_screen_and_names_each(room: Room) -> None:

@@ -54,18 +54,21 @@ class Witness:
         if not instance.cause:
             await self._look(program, instance, evidence.LAST_TAKERS)
 
-    async def ended(self, program: Program, instance: Instance, words: str) -> None:
-        """Why it ended by itself: the kernel's words, its own last ones, a traceback among them."""
+    async def ended(self, program: Program, instance: Instance, words: str) -> str:
+        """Why it ended by itself: the kernel's words, its own last ones, a traceback among them. "" when that is no more than `words`."""
         before = self._memory.pop(instance.id, None)
         if instance.pid is None:
-            return
+            return ""
         call = (evidence.crash, self._subject(program, instance, instance.pid), words, before, self._state_dir)
         try:
             found = await self._lane.run(*call, deadline_s=EVIDENCE_S)
         except LaneError:
-            return
-        if found.cause is not None and (found.cause.where or found.cause.error != words):
-            self._tell(Note(str(instance.id), "evidence.taken", found.summary))
+            return ""
+        cause = found.cause
+        if cause is None or (not cause.where and cause.error == words):
+            return ""
+        self._tell(Note(str(instance.id), "evidence.taken", found.summary))
+        return f"{cause.error} in {cause.where}" if cause.where else cause.error
 
     def forget(self, id: InstanceId) -> None:
         self._memory.pop(id, None)
