@@ -12,7 +12,7 @@ import msgspec
 
 from supervisor.commands import drill_kept
 from supervisor.commands.configuration import load
-from supervisor.commands.screen import safe, say, say_json, spell
+from supervisor.commands.screen import safe, say, say_json, spell, table
 from supervisor.commands.which import Which
 from supervisor.control.client import Refusal
 from supervisor.control.messages import REFUSED
@@ -27,7 +27,8 @@ from supervisor.records.recordings import Kept
 
 DAY_S = 86400.0
 AFTER_S = 60.0  # of the events behind a recording: what was done when it was over
-UNPROVEN = "whoever was killed or asked to go cannot show any more that it would have answered: such a proof counts as a hang"
+HEAD = ("SETTING", "SUSPECTED", "PROVEN HUNG", "AFTER", "LEFT", "HEALTHY, AND MIGHT HAVE BEEN KILLED")
+UNPROVEN = "Whoever was killed or asked to go cannot show any more that it would have answered: such a proof counts as a hang."
 
 
 def replay(config: str | None, which: str | None, days: float | None, as_json: bool) -> int:
@@ -42,8 +43,10 @@ def replay(config: str | None, which: str | None, days: float | None, as_json: b
     answer = _days(found, tried) if which is None else {**_incident(found, tried, state_dir, name), "incident": which}
     if as_json:
         say_json({"config": tried.path, **answer})
+    elif which is None:
+        _show_days(answer)
     else:
-        for line in _days_page(answer) if which is None else _incident_page(answer):
+        for line in _incident_page(answer):
             say(safe(line))
     return 0
 
@@ -213,8 +216,8 @@ def _incident_page(answer: dict[str, Any]) -> Iterator[str]:
         return
     if answer["inexact"]:
         first = answer["inexact"][0]["text"]
-        yield f"this replay is not exact: with the settings of then it says as well that {first}; the rules have changed since, or a"
-        yield "busy host kept looks from being recorded"
+        yield f"this replay is not exact: with the settings of then, too, {first}"
+        yield "  (the rules have changed since, or not every look was recorded)"
     yield "what would have been done:" if answer["differences"] else "the same would have been done, at the same instants"
     for number, each in enumerate(answer["differences"]):
         if number == 1:
@@ -262,18 +265,16 @@ def _row(words: str, outcomes: Sequence[tuple[Kept, Outcome]]) -> dict[str, Any]
     }
 
 
-def _days_page(answer: dict[str, Any]) -> Iterator[str]:
+def _show_days(answer: dict[str, Any]) -> None:
     for program in answer["programs"]:
-        yield f"{program['program']}: {program['recordings']} recordings"
-        for row in program["settings"]:
-            after = (
-                "" if row["found_after_s"] is None else f", {row['found_after_s']} s after the first bad verdict of then (median)"
-            )
-            wrong = ", ".join(row["healthy_proven_hung"]) or "none"
-            left = (
-                f", of which {len(row['left_when_asked'])} left when asked to, and may have finished"
-                if row["left_when_asked"]
-                else ""
-            )
-            yield f"  {row['setting']}: {row['hangs_found']} proven hung{left}{after}; healthy, and might have been killed: {wrong}"
-    yield UNPROVEN
+        count = program["recordings"]
+        say(safe(f"{program['program']}: {count} recording{'' if count == 1 else 's'}"))
+        table(HEAD, [_cells(row) for row in program["settings"]], state=0)
+    say("AFTER is the median, from the first bad verdict of then. LEFT went when asked to, and may have finished.")
+    say(UNPROVEN)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    after = "" if row["found_after_s"] is None else spell(row["found_after_s"])
+    wrong = ", ".join(row["healthy_proven_hung"]) or "none"
+    return (row["setting"], str(row["suspected"]), str(row["hangs_found"]), after, str(len(row["left_when_asked"])), wrong)
