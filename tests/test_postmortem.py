@@ -134,6 +134,18 @@ def test_two_incidents_are_one_document_with_each_line_once(room: Room) -> None:
     assert "reviver replay 3 and 4" not in text
 
 
+def test_crash_says_how_it_died_and_asks_for_a_spare_and_not_for_relief(room: Room) -> None:
+    found = hung(room, cause="")
+    at = found["story"][0]["time"]
+    dead = {"time": at, "subject": "store:1", "event": "instance.failed", "text": "ended by itself: exit code 1"}
+    shown = {"time": at, "subject": "store", "event": "page.shown", "text": "nothing has been ready for 3.0 s"}
+    text = markdown(write(Found({**found, "story": [dead, shown, dead], "unserved_s": 3.0})))
+    assert "2 instances died unasked; of the last the story says: ended by itself: exit code 1." in text
+    assert "got the apology" in text
+    assert "relief.spare" in text
+    assert "let a second instance" not in text
+
+
 def test_drill_says_so_and_asks_nobody_to_acknowledge(room: Room) -> None:
     played = Played("D1", "a hang, in a shadow", ("result", "what"), (("ok", "<b>found</b>"),))
     document = write(Found(hung(room), played=played))

@@ -158,6 +158,10 @@ class Found:
         began = self.began
         return next((line for line in self.record["story"] if line["event"] in events and self.here(line["time"]) >= began), None)
 
+    def all(self, event: str) -> list[dict[str, Any]]:
+        """Each of these events since the first bad sign."""
+        return [line for line in self.record["story"] if line["event"] == event and self.here(line["time"]) >= self.began]
+
     def since_began(self, at: str) -> str:
         return spell((self.here(at) - self.began).total_seconds())
 
@@ -263,6 +267,8 @@ def _impact(found: Found) -> Iterator[Block]:
             "Nothing is known of what customers noticed: no connection could be looked at. That is no sign that they noticed nothing."
         )
     unseen = [plain(noticed["unseen"])] if noticed["unseen"] else []
+    if found.after("page.shown") is not None:
+        unseen.append("how many customers got the apology, with status 503, while nothing could serve: each of them was answered")
     yield Text("What this cannot see:")
     yield Items(
         (
@@ -327,6 +333,10 @@ def _cause(found: Found) -> Iterator[Block]:
         yield Text(f"By what was seen: {plain(record['cause'])}.")
     else:
         yield Text("No cause was found: what is known is what the evidence says.")
+    ended = found.all("instance.failed")
+    if ended:
+        count, last = _counted(len(ended), "instance", "instances"), ended[-1]
+        yield Text(f"{count} died unasked; of the last the story says: {plain(last['text']).rstrip('.')}.")
     for each in found.evidence[:EVIDENCE_LIMIT]:
         yield from _shown(found, each)
     if len(found.evidence) > EVIDENCE_LIMIT:
@@ -381,9 +391,8 @@ def _resolution(found: Found) -> Iterator[Block]:
             yield Text(f"and {len(deeds) - DEEDS_LIMIT} deeds more.")
     else:
         yield Text("Reviver did nothing that the record tells of.")
-    for line in found.record["story"]:
-        if line["event"] == "incident.closed" and found.here(line["time"]) >= found.began:
-            yield Text(_sentence(plain(line["text"])))
+    for line in found.all("incident.closed"):
+        yield Text(_sentence(plain(line["text"])))
     if found.over is None:
         yield Text("It is not over.")
     yield Blank("what did people do to end it, and is the cause gone, or only its effect?")
@@ -496,7 +505,16 @@ def _corrective(found: Found) -> Iterator[str]:
     if any(line["event"] in ("build.lost", "release.refused") for line in record["story"]):
         yield "withdraw the release that was given up, and say so to whoever deploys"
     if record["unserved_s"] or record["unserved_since"]:
+        yield from _beside(found)
+
+
+def _beside(found: Found) -> Iterator[str]:
+    """What would have served meanwhile."""
+    relieved = any(line["text"].startswith("relief ") for line in found.all("instance.started"))
+    if found.all("instance.suspected") and not relieved:
         yield "let a second instance run beside the first: reviver check says what keeps it from that"
+    elif found.all("instance.failed"):
+        yield 'decide whether a spare stands by (relief.spare = "live"): it serves on when one dies, unless it dies of the same'
 
 
 def _preventive(found: Found) -> Iterator[str]:
