@@ -637,6 +637,7 @@ def test_no_trouble_waits_because_another_is_over(room: Room, monkeypatch: pytes
     ((now, hang),) = weather.at_once(trouble("command:/a", incident=1))
     assert (at, later, now, hang.key) == (0.0, 3.0, 3.0, "hang")
     assert [command.split()[1] for command in rest.commands] == ["incidents", "status"]
+    assert rest.text.splitlines()[0] == "3 messages at once, about pay, search and shop:"
     assert rest.voice == Voice.OVER
 
 

@@ -81,7 +81,8 @@ def storm(messages: Sequence[Message], times: Sequence[str], id: str, option: st
         return _group(messages, "", [message.text for message in messages], id, option)
     programs = list(dict.fromkeys(message.program for message in messages))
     head = f"{len(messages)} messages at once, about {some(programs)}"
-    shared = "; look for what they share: the host, a database, a deploy" if len(programs) > 1 else ""
+    trouble = any(message.voice not in WELL for message in messages)
+    shared = "; look for what they share: the host, a database, a deploy" if trouble and len(programs) > 1 else ""
     return _group(messages, f"{head}{shared}:", _said(messages, [f"{time[CLOCK]}Z" for time in times]), id, option)
 
 
@@ -103,6 +104,7 @@ def _group(messages: Sequence[Message], head: str, said: Sequence[str], id: str,
         key="group",
         text=head + ("\n\n" if head else "") + ("\n\n" if len(said) <= APART_LIMIT else "\n").join(said),
         since=min(message.since for message in messages),
+        runbook=urgent.runbook if len({message.runbook for message in messages}) == 1 else "",
         commands=_commands(messages, option) if several and urgent.voice != Voice.PUBLIC else urgent.commands,
         affected=_affected(messages) if several else urgent.affected,
         done="" if several else urgent.done,
