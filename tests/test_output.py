@@ -610,6 +610,24 @@ def test_the_room_set_aside_in_a_flood_is_given_back(room: Room, monkeypatch: py
     assert room.all() == b"one\ntwo\nthree\n"
 
 
+@pytest.mark.parametrize("over", ["CALM_S", "PACK_S"])
+def test_what_a_flood_rotates_is_compressed_when_it_is_over_or_goes_on_for_too_long(
+    room: Room, over: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("FLOOD_BYTES", 1), ("CALM_S", DEADLINE_S), ("PACK_S", DEADLINE_S)):
+        monkeypatch.setattr(output, name, value)
+    writer = room.attach(settings=OutputSettings(rotate_bytes=1000))
+    lines = [b"%0999d\n" % number for number in range(5)]
+    for line in lines[:4]:
+        os.write(writer, line)
+        assert room.outputs.last(ID).endswith(line)
+    assert [path.suffix for path in room.rotated()] == [".3", ".2", ".1"]
+    monkeypatch.setattr(output, over, 0.0)
+    os.write(writer, lines[4])
+    until(lambda: [path.suffix for path in room.rotated()] == [".gz"] * 4)
+    assert room.all() == b"".join(lines)
+
+
 DIES_COPYING = """
 import os, sys, time
 from supervisor.mechanism import output

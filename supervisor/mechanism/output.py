@@ -39,7 +39,8 @@ COMPRESSIONS_LIMIT = 64  # compressions that wait; the next rotation asks for al
 FLOOD_BYTES = 128 * 1024  # taken in one turn is a flood: its pipe is not kept locked while the file is written, and we do not pause
 FLOOD_S = 0.002  # how long that holds: between two full pipes there may be a nearly empty one
 PIECE_BYTES = 512 * 1024  # of a flood at once: half a pipe, so that its program fills one half while we write the other
-CALM_S = 0.5  # after a flood its file gives back the room that was set aside
+CALM_S = 0.5  # after a flood: then its file gives back the room that was set aside, and what was rotated meanwhile is compressed
+PACK_S = 10.0  # that compression waits at most, as a flood may go on for ever; until then `keep` bounds what lies about
 PAUSE_S = 0.0002  # between two turns without a flood: a program that writes line by line would wake us for each
 NOW, NEVER = 0.0, float("inf")  # when a source wants its next turn
 
@@ -72,6 +73,7 @@ class _Sink:
         self.adopting = (
             time.monotonic() + HOLD_S
         )  # until then one that an earlier life of ours left in mid-line may yet be attached
+        self.unpacked = time.monotonic()  # since when files wait to be compressed, an earlier life's first; 0: none do
         self.problem = False  # it could not be written, and that was said
         self.retry = 0.0  # not tried before this instant
         self.patience = 0.0  # until then the pipes may hold what comes
@@ -171,7 +173,6 @@ class Outputs:
         sink = self._sinks.get(id.program)
         if sink is None:
             sink = self._sinks[id.program] = _Sink(LogFile(self._log_dir, id.program, settings))
-            self._compress(sink)  # what an earlier life rotated and did not come to
         sink.file.settings = settings
         for other in sink.sources:
             self._recall(other)
@@ -230,12 +231,14 @@ class Outputs:
             self._due[source] = due
 
     def _rest(self, source: _Source, now: float) -> float:
-        """Nothing is in its pipe. When it wants a turn without having written: to let the file shrink after a flood."""
-        if not source.sink.file.reserved:
+        """Nothing is in its pipe. When it wants a turn all the same: to clear up after a flood."""
+        sink = source.sink
+        if not sink.file.reserved and not sink.unpacked:
             return NEVER
         if now < source.flooded + CALM_S:
             return source.flooded + CALM_S
-        source.sink.file.trim()
+        sink.file.trim()
+        self._compress(sink)
         return NEVER
 
     def _move(self, source: _Source, now: float) -> float:
@@ -265,7 +268,7 @@ class Outputs:
             file.put(b"\n")
         source.held = 0.0
         if file.room <= 0 and (file.ends_line() or file.room < -LINE_BYTES):
-            self._rotate(sink)
+            self._rotate(source, now)
         if file.marked >= 0:
             self._forget(source)
         file.sign(source.id.number)
@@ -402,6 +405,7 @@ class Outputs:
             self._due[other] = NOW
         if not sink.sources:
             sink.file.close()
+            self._compress(sink)
         return NEVER
 
     def _recall(self, source: _Source) -> None:
@@ -410,15 +414,19 @@ class Outputs:
             source.tail = (source.tail + source.sink.file.last(min(source.unseen, TAIL_BYTES)))[-TAIL_BYTES:]
             source.unseen = 0
 
-    def _rotate(self, sink: _Sink) -> None:
-        for source in sink.sources:
-            self._recall(source)
+    def _rotate(self, source: _Source, now: float) -> None:
+        sink = source.sink
+        for each in sink.sources:
+            self._recall(each)
         sink.file.rotate()
-        self._compress(sink)
+        sink.unpacked = sink.unpacked or now
+        if now >= min(source.flooded + CALM_S, sink.unpacked + PACK_S):  # else it would compete with the flood for the processors
+            self._compress(sink)
 
     def _compress(self, sink: _Sink) -> None:
-        if sink.file.settings.compress:
+        if sink.unpacked and sink.file.settings.compress:
             self._compressing.put(compress, sink.file.path)
+        sink.unpacked = 0.0
 
 
 class _Glass:
