@@ -110,7 +110,7 @@ def test_an_operators_stop_is_remembered(tmp_path: Path) -> None:
 def test_who_stands_in_no_handover_is_taken_over_and_no_second_copy_is_started(tmp_path: Path) -> None:
     """The handover cannot be written: of two programs from the start on, of two others since their second instance."""
     port = free_port()
-    late, dead, left = (f"[program.{name}]\ncommand = {python(SLEEPER)}\n" for name in ("late", "dead", "left"))
+    late, dead, left = (f'[program.{name}]\ncommand = ["sleep", "1000"]\n' for name in ("late", "dead", "left"))
     never = f'[program.never]\ncommand = {python(SERVER)}\nsockets = ["127.0.0.1:{port}"]\n'
     (tmp_path / "runtime").mkdir(0o700)
     unwritable(tmp_path, "never", "left")
@@ -154,7 +154,7 @@ def pids(supervised: Supervised, event: str, *ids: str) -> dict[str, int]:
 
 def test_a_signal_that_comes_before_all_is_adopted_is_about_all_of_it(tmp_path: Path) -> None:
     """The guard and systemd send one as soon as they may, and the stop of a supervisor that died is gone on with by the next one."""
-    programs = "".join(f"[program.p{number}]\ncommand = {python(SLEEPER)}\n" for number in range(3))
+    programs = "".join(f'[program.p{number}]\ncommand = ["sleep", "1000"]\n' for number in range(3))
     with Supervised(tmp_path, programs) as first:
         lives = pids(first, "instance.started", "p0:1", "p1:1", "p2:1")
         killed(first)
