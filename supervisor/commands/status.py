@@ -29,7 +29,8 @@ def status(config: str | None, names: tuple[str, ...], as_json: bool) -> int:
             if channel["failing_since"]:
                 count = channel["waiting"]
                 waiting = f"; {count} message{'s wait' if count > 1 else ' waits'}" if count else ""
-                remark(f"alerts through {channel['channel']} fail since {channel['failing_since']}: {channel['problem']}{waiting}")
+                since = clock_time(channel["failing_since"])[:-3]
+                remark(f"alerts through {channel['channel']} fail since {since}: {channel['problem']}{waiting}")
     return 0 if all(program["instances"] for program in programs) else NOT_RUNNING
 
 
