@@ -212,6 +212,15 @@ def test_a_new_supervisor_shows_it_again_as_the_old_ones_answerer_ended_with_it(
     assert only(host.done, Apologize) == [Apologize(STORE)]
 
 
+def test_a_program_that_a_new_supervisors_configuration_does_not_name_shows_none() -> None:
+    host = ready_store()
+    crash(host, 1)
+    host.fleet = adopt(Fleet(), [(host.of(), host.now)], frozenset())
+    host.take(candidates(program("other")), at=110.0)
+    assert only(host.done, Apologize) == []
+    assert STORE not in host.fleet.programs
+
+
 # --- beside a server ------------------------------------------------------------------------------------------------------------
 
 

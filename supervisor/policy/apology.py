@@ -31,7 +31,7 @@ def apologize(program: Program, world: World, clock: Clock) -> tuple[Program, tu
     One of which nothing ever ran has no customers yet, unless it is wanted.
     """
     after_s = grace_s(program)
-    if ready(program) or after_s is None:
+    if ready(program) or after_s is None or (program.removed and not program.instances):  # no longer in the configuration, and gone
         return _step_aside(program, clock)
     if program.silent is None:
         if not program.instances and not wanted(program, world):

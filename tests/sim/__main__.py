@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 from tests.sim.run import FAULTS_S, Outcome, run_seed
@@ -19,10 +20,12 @@ def main() -> int:
     began = time.monotonic()
     outcomes: list[Outcome] = []
     for seed in range(first, first + count):
+        print(f"\rseed {seed}", end="", file=sys.stderr, flush=True)
         outcome = run_seed(seed, args.hours * 3600)
         outcomes.append(outcome)
         if outcome.problem:
             print(f"{outcome}\n")
+    print("\r", end="", file=sys.stderr)
     bad = [o.seed for o in outcomes if o.problem]
     print(
         f"{len(outcomes)} worlds, {sum(o.virtual_s for o in outcomes) / 3600:.1f} virtual hours, {sum(o.turns for o in outcomes)} turns, "
