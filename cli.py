@@ -402,6 +402,7 @@ def drill(config: str | None, as_json: bool, tell: bool, path: str, peer: str, f
 
     The shadow is a Reviver of its own; the one that you run, and its programs, are not touched. It measures how soon the fault was found,
     its cause named, people told, all well again, and what customers noticed; exits 1 when something was not as it should be.
+    What was is kept for `incident`, `replay` and `postmortem`: see `reviver incidents --drills`.
     """
     from supervisor.commands.drill import Own, drill, may3
 
