@@ -233,6 +233,8 @@ def test_drill_of_a_crash_is_found_told_healed_kept_and_leaves_nothing(tmp_path:
     assert written.startswith("# DRILL: Postmortem of incident D1.1: DRILL-store")
     assert "| ok | customers |" in written
     assert short not in written, "a folder that is gone"
+    with pytest.raises(Refusal, match="one drill"):
+        postmortem(str(file), ["D1", "1"], None)
     assert not _processes_with(short)
 
 

@@ -7,6 +7,7 @@ on a port of its own, with customers of its own. What the operator runs is not t
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -55,7 +56,7 @@ def drill(config: str | None, fault: str, own: Own | None, tell: bool, as_json: 
     tell    the operator's channels hear of it
     raises  Refusal
     """
-    port, name = free_port(), own.name if own is not None else ""
+    port, name, state_dir = free_port(), own.name if own is not None else "", _state_dir(config)
     with folder() as where, ExitStack() as held:
         prepared = _store(fault, port, where) if own is None else _program(config, fault, own, port, where, held)
         heard, steps = voices(load(config), name, where) if tell else (Voices(), "")
@@ -65,7 +66,7 @@ def drill(config: str | None, fault: str, own: Own | None, tell: bool, as_json: 
             remark(f"what you run is not touched; it is over within {spell(prepared.fault.expected.over_s)}, if all is well")
             seen = play(prepared.fault, shadow, prepared.path, heard.forward)
         card = rows(prepared.fault.expected, seen)
-        kept = keep(config, where, {"fault": fault, "what": prepared.fault.what, "program": name}, card)
+        kept = _keep(state_dir, where, {"fault": fault, "what": prepared.fault.what, "program": name}, card)
     if as_json:
         said = [asdict(row) for row in card]
         say_json({"drill": fault, "program": prepared.program, "rows": said, "kept": None if kept is None else kept.id})
@@ -75,7 +76,7 @@ def drill(config: str | None, fault: str, own: Own | None, tell: bool, as_json: 
             [("ok" if row.well else "missing", row.what, row.good, row.measured) for row in card],
             state=0,
         )
-    _say_where(kept)
+    _say_where(kept, config)
     return 0 if all(row.well for row in card) else 1
 
 
@@ -84,7 +85,7 @@ def may3(config: str | None) -> int:
 
     raises  Refusal
     """
-    port, program = free_port(), marked(drill_store.NAME)
+    port, program, state_dir = free_port(), marked(drill_store.NAME), _state_dir(config)
     with folder() as where:
         with (
             running(where, program, port, drill_may3.tables(where, port) + channel(where)) as shadow,
@@ -96,9 +97,9 @@ def may3(config: str | None) -> int:
             story, pages = shadow.story(began_wall), shadow.pages(began_wall)
         seen = Seen(began_wall, story, pages, customers.requests())
         card = [Row(scene.at, scene.now, scene.then, scene.well) for scene in scenes]
-        kept = keep(config, where, {"fault": "may3", "what": drill_may3.WHAT, "program": ""}, card)
+        kept = _keep(state_dir, where, {"fault": "may3", "what": drill_may3.WHAT, "program": ""}, card)
     say(drill_may3.transcript(scenes, seen, where))
-    _say_where(kept)
+    _say_where(kept, config)
     return 0 if all(scene.well for scene in scenes) else 1
 
 
@@ -119,20 +120,23 @@ def channel(where: Path) -> str:
     return f'[[escalation]]\nnotify = ["command:/bin/sh {where}/pager {where}/message"]\n'
 
 
-def keep(config: str | None, where: Path, card: Mapping[str, str], measured: Sequence[Row]) -> Drill | None:
-    """Keep what the ended shadow leaves, beside the operator's own incidents and never among them; None where that cannot be.
+def _state_dir(config: str | None) -> str:
+    """Where it is kept: beside the operator's own incidents, and never among them; "" where there is no configuration.
 
-    config  whose state_dir it is; where no configuration is found nothing is kept
+    raises  Refusal: a configuration with faults is said before a drill is played, and not afterwards
     """
-    if find_config(config, os.environ) is None:
-        return None
-    return drill_kept.keep(load(config).daemon.state_dir, where, card, measured)
+    return load(config).daemon.state_dir if find_config(config, os.environ) is not None else ""
 
 
-def _say_where(kept: Drill | None) -> None:
+def _keep(state_dir: str, where: Path, card: Mapping[str, str], measured: Sequence[Row]) -> Drill | None:
+    return drill_kept.keep(state_dir, where, card, measured) if state_dir else None
+
+
+def _say_where(kept: Drill | None, config: str | None) -> None:
+    option = f" --config {shlex.quote(config)}" if config else ""
     if kept is None:
         remark("not kept: there is no configuration whose state_dir can be written")
     elif not kept.incidents():
         remark(f"kept as drill {kept.id}; no incident was opened in it")
     else:
-        remark(f"kept as drill {kept.id}: reviver postmortem {kept.id}, reviver incidents --drills")
+        remark(f"kept as drill {kept.id}: reviver postmortem {kept.id}{option}, reviver incidents --drills{option}")

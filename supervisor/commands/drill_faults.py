@@ -29,9 +29,7 @@ LOOP_LIMIT_S = 60.0  # a crash loop is told after six crashes, whose waits add u
 
 
 SILENT_S = 30.0  # for a peer that does not answer to be told to people; then it is silent no more
-LATE_S = (
-    120.0  # a recovery that comes too late is waited for, and measured all the same: a starved host takes so long to prove a hang
-)
+LATE_S = 120.0  # what comes too late is waited for, and measured all the same: a starved host takes so long to prove a hang
 WAITS = Expected(("instance.suspected",), ("exchange_rates()", "for 127.0.0.1:"), told_s=SILENT_S)
 
 Inject = Callable[[Shadow, Customers, ExitStack], None]

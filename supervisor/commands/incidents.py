@@ -177,8 +177,8 @@ def _page(found: dict[str, Any], lines: int, option: str) -> Iterator[str]:
     yield ""
     yield "you can type:"
     if found.get("drill"):  # its Reviver is gone, and so is its program
-        yield f"  reviver postmortem {found['incident']}"
-        yield f"  reviver replay {found['incident']}"
+        yield f"  reviver postmortem {found['incident']}{option}"
+        yield f"  reviver replay {found['incident']}{option}"
         return
     if not found["over"] and not found["acknowledged_by"]:
         yield f"  reviver ack {found['incident']}{option}"

@@ -30,6 +30,8 @@ READ_BYTES = 4 * FILE_BYTES  # a longer file keeps one stack and fifty threads, 
 
 def postmortem(config: str | None, ids: Sequence[str], target: str | None) -> int:
     """Print Markdown, or write an HTML file that is not there yet: of one incident, of several of one program, or of a drill."""
+    if len({Which.read(which).drill for which in ids}) > 1:
+        raise Refusal(REFUSED, "a postmortem is of incidents or of one drill: name the others by themselves")
     found = [_found(config, which) for which in dict.fromkeys(ids)]
     if len({each.program for each in found}) > 1:
         raise Refusal(REFUSED, "a postmortem is of one program: name incidents of one (see: reviver incidents NAME)")
