@@ -119,8 +119,12 @@ def await_answer(port: int, path: str, limit_s: float = BOOT_LIMIT_S) -> float:
 
 
 def surroundings(added: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment and more, without PYTHONPATH: the peers' package has our name, and must not find ours."""
-    return {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **added}
+    """This process's environment and more, without PYTHONPATH: the peers' package has our name, and must not find ours.
+
+    And without PYTHONDONTWRITEBYTECODE: pip compiles what it installs, and so it has the peers; an editable Reviver is by its first start.
+    """
+    left_out = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    return {**{name: value for name, value in os.environ.items() if name not in left_out}, **added}
 
 
 class Service:

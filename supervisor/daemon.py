@@ -39,7 +39,7 @@ from supervisor.mechanism.maintenance import muted
 from supervisor.mechanism.output import Outputs
 from supervisor.mechanism.probes import attribute
 from supervisor.mechanism.starter import Starter
-from supervisor.mechanism.systemd import Systemd, inherited, open_guard, stop_s, under_systemd
+from supervisor.mechanism.systemd import Systemd, inherited, open_guard, stop_s
 from supervisor.mechanism.tape import Taken
 from supervisor.mechanism.upgrade import TRIAL, TRIAL_S, try_new
 from supervisor.mechanism.watch import Watcher
@@ -88,7 +88,7 @@ from supervisor.model import (
     Wanted,
     Woke,
 )
-from supervisor.notify import EXIT_WITH, Listener
+from supervisor.notify import EXIT_WITH, Listener, under_systemd
 from supervisor.policy.adoption import adopt
 from supervisor.policy.fleet import drained, step
 from supervisor.policy.program import create
@@ -154,8 +154,7 @@ class Daemon:
         threading.excepthook = self._defect_in_a_lane
         self.ended = asyncio.Event()
         self._lanes = {name: Lane(name) for name in LANES}
-        self._log_lane = Lane("log")
-        self._log = Log(sys.stderr, self._log_lane)
+        self._log = Log(sys.stderr, Lane("log"))
         self._systemd = Systemd(environ, self._loop.call_later)
         self._exit_with = environ.get(EXIT_WITH, "")
         if self._exit_with and self._exit_with not in {program.name for program in settings.programs}:
@@ -356,7 +355,7 @@ class Daemon:
         self._delivery.close(FLUSH_S)
         self._reaper.close()
         self._starter.close(FLUSH_S)
-        self._groups.close()
+        self._lanes["reap"].put(self._groups.close)
         self._lanes["discard"].put(self._notify.close)  # with it go the descriptors of messages that nobody read
         self._lanes["discard"].drain(FLUSH_S)
         for name, program in self._fleet.programs.items():
@@ -364,7 +363,8 @@ class Daemon:
                 self._handover.drop(name)
         self._handover.close()
         self._journal.close(FLUSH_S)
-        self._log_lane.drain(FLUSH_S)
+        self._log.close(FLUSH_S)
+        self._lanes["reap"].drain(FLUSH_S)
 
     def _start_ping(self) -> None:
         if url := self._settings.daemon.ping:
@@ -529,6 +529,9 @@ class Daemon:
         for name in names:
             if (program := self._fleet.programs.get(name)) is None:
                 continue
+            if self._fleet.draining and not program.instances and name not in self._told:
+                self._handover.drop(name)  # nobody goes on with it
+                continue
             problem = self._handover.write(program, now, self._told.get(name, ()))
             if problem and name not in self._unwritable:
                 self._unwritable.add(name)
@@ -543,7 +546,8 @@ class Daemon:
                 program = self._fleet.programs.get(event.id.program)
                 if program is not None and program.wanted is Wanted.DOWN and not program.instances:
                     self._starter.drop(event.id.program)
-                self._systemd.unstore(_kept_instance(event.id))
+                if not self._fleet.draining:  # whoever keeps them closes all when we have ended
+                    self._systemd.unstore(_kept_instance(event.id))
                 self._bury(event, before.get(event.id.program))
                 self._starter.unborn(event.id)
                 if event.id.program == self._exit_with:
@@ -694,7 +698,7 @@ class Daemon:
 
     def _watch(self, id: InstanceId, pid: int, start_ticks: int, program: Program) -> None:
         self._watcher.watch(id, pid, start_ticks, program.settings, self._starter.sockets(id.program))
-        self._job(self._witness.born(id, pid))
+        self._witness.born(id, pid)
 
     def _held(self, program: str, fds: tuple[int, ...]) -> None:
         """Its sockets outlive us with the service manager, and whoever answers at them answers at these."""
@@ -766,6 +770,8 @@ class Daemon:
         wall = self._wall(mono)
         self._log.note(wall, note)
         self._journal.note(wall, mono, note)
+        if not self._subscribers:
+            return
         story = {"time": utc(wall), "subject": note.subject, "event": note.name, "text": note.text}
         for callback in self._subscribers:
             callback(story)
@@ -828,7 +834,7 @@ class Daemon:
         self._outputs.close(FLUSH_S)
         self._delivery.close(FLUSH_S)
         self._journal.close(FLUSH_S)
-        self._log_lane.drain(FLUSH_S)
+        self._log.close(FLUSH_S)
         os._exit(EXIT_AGAIN)
 
     def take_up(self, reading: Reading) -> None:

@@ -21,6 +21,7 @@ from supervisor import readers
 from supervisor.model import LaunchSettings, ProgramSettings, Settings
 from supervisor.readers import ConfigError
 
+FILES_KNOWN = 256  # executables whose first line is remembered: most are started again and again
 PAGE_LIMIT_BYTES = 256 * 1024  # what the answerer of the page takes (mechanism/sorry.py)
 
 
@@ -109,7 +110,7 @@ def beginning(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
         return b""
     try:
         if stat.S_ISREG(os.fstat(seen).st_mode):
-            with open(f"/proc/self/fd/{seen}", "rb") as file:
+            with open(f"/proc/self/fd/{seen}", "rb", buffering=0) as file:
                 return file.read(limit_bytes)
     except OSError:
         pass
@@ -120,11 +121,18 @@ def beginning(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
 
 def _check_interpreter(file: str) -> None:
     """Raise NotExecutable where a script's first line names an interpreter that is not there (a moved virtual environment)."""
+    found = os.stat(file)
+    interpreter = _interpreter(file, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    if interpreter and not os.path.isfile(interpreter):
+        raise NotExecutable(f"{file} cannot be executed: its interpreter {interpreter} does not exist", "correct its first line")
+
+
+@functools.lru_cache(FILES_KNOWN)
+def _interpreter(file: str, *_: int) -> str:
+    """What the first line of this very version of a file names; "" for a file that is no script, or cannot be read."""
     first = beginning(file, 256).split(b"\n", 1)[0]  # execve(2) reads no more of it; it may be executed without being readable
     words = first.removeprefix(b"#!").split(maxsplit=1) if first.startswith(b"#!") else []
-    if words and not os.path.isfile(words[0]):
-        interpreter = os.fsdecode(words[0])
-        raise NotExecutable(f"{file} cannot be executed: its interpreter {interpreter} does not exist", "correct its first line")
+    return os.fsdecode(words[0]) if words else ""
 
 
 def _command_problems(command: tuple[str, ...], directory: str, path: str) -> Iterator[tuple[str, str]]:

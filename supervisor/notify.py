@@ -16,6 +16,7 @@ source  sd_notify(3) for the protocol, unix(7) for credentials and descriptors
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import socket
@@ -58,6 +59,14 @@ class Message:
         return isinstance(other, Message) and (self.pid, self.uid, self.state) == (other.pid, other.uid, other.state)
 
 
+def under_systemd(environ: Mapping[str, str]) -> bool:
+    """Whether a systemd unit of Type=notify keeps this very process, so that no guard is needed."""
+    if not environ.get("NOTIFY_SOCKET"):
+        return False
+    pid = environ.get("SYSTEMD_EXEC_PID")  # since systemd 248; inherited, and then another process's
+    return "INVOCATION_ID" in environ if pid is None else pid == str(os.getpid())
+
+
 def send(state: str | Mapping[str, str], path: str | None = None, fds: Sequence[int] = ()) -> bool:
     """Send one state to the service manager, without ever waiting for it.
 
@@ -74,9 +83,10 @@ def send(state: str | Mapping[str, str], path: str | None = None, fds: Sequence[
     return True
 
 
-def deliver(state: str | Mapping[str, str], path: str, fds: Sequence[int] = ()) -> None:
+def deliver(state: str | Mapping[str, str], path: str, fds: Sequence[int] = (), through: socket.socket | None = None) -> None:
     """The same for a sender that wants to know why not.
 
+    through a socket of `sender`, of whoever has much to say; None: one for this message alone
     raises  OSError: BlockingIOError while the queue is full; EINVAL for a path that is none, EMSGSIZE for a state over its limit
     """
     data = _spell(state).encode("utf-8", "replace")
@@ -86,8 +96,13 @@ def deliver(state: str | Mapping[str, str], path: str, fds: Sequence[int] = ()) 
         raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), path)
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    with contextlib.nullcontext(through) if through is not None else sender() as sock:
         sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, address)
+
+
+def sender() -> socket.socket:
+    """What messages are sent through, to whatever path."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
 
 def _spell(state: str | Mapping[str, str]) -> str:

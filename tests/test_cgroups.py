@@ -228,7 +228,7 @@ def test_a_kill_for_want_of_memory_is_known_with_its_limit(controlled: Groups) -
         "import time\nprint('ready', flush=True)\ninput()\nall = []\nwhile True:\n    all.append(bytearray(b'x' * (1 << 20)))\n"
     )
     child = run(controlled, greedy.replace("input()", "time.sleep(0.3)"), Limits(memory_bytes=64 << 20))
-    before = deaths.oom_count(child.pid)
+    (before,) = deaths.oom_counts([child.pid])
     assert gone_within(child.pidfd, DEADLINE_S)
     assert deaths.oom_killed(before)
     assert deaths.met_limit_bytes(before) == 64 << 20

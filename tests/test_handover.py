@@ -57,6 +57,7 @@ def handover(tmp_path: Path, remarks: list[str]) -> Iterator[Handover]:
 @given(value=st.builds(Program))
 def test_read_all_gives_any_program_back_as_it_was(handover: Handover, value: Program) -> None:
     value = replace(value, settings=replace(value.settings, name="store"))
+    assert handover.write(program(), AT) == ""
     assert handover.write(value, AT) == ""
     assert programs(handover) == (value,)
 
@@ -69,6 +70,15 @@ def test_write_replaces_and_drop_removes(handover: Handover, tmp_path: Path) -> 
     handover.drop("api")
     handover.drop("api")
     assert [path.name for path in (tmp_path / "handover").iterdir()] == ["store.json"]
+
+
+def test_a_first_start_is_handed_over_with_its_pid(handover: Handover) -> None:
+    """Before, its process ends with us; of a program that has a file already everything is written."""
+    value = program()
+    unborn = replace(value, instances=(replace(value.instances[0], pid=None, start_ticks=None),))
+    for written, stands in ((unborn, ()), (value, (value,)), (unborn, (unborn,))):
+        assert handover.write(written, AT) == ""
+        assert programs(handover) == stands
 
 
 def test_files_are_for_the_owner_alone(handover: Handover, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from supervisor import notify
 from supervisor.commands import systemd as command
 from supervisor.control.client import Refusal
 from supervisor.mechanism import systemd
-from supervisor.mechanism.systemd import Systemd, stop_s, under_systemd, unit
+from supervisor.mechanism.systemd import Systemd, stop_s, unit
 from supervisor.model import DaemonSettings, LaunchSettings, ProgramSettings, Settings
-from supervisor.notify import Listener
+from supervisor.notify import Listener, under_systemd
 
 ME = str(os.getpid())
 
@@ -187,10 +187,11 @@ def test_what_a_full_queue_refused_comes_in_order_even_when_its_descriptor_was_c
 
 
 def test_store_without_a_living_manager_keeps_nothing_open(tmp_path: Path, queue: socket.socket) -> None:
+    sockets = (queue.getsockname(), str(tmp_path / "never"), "")
+    all_of_us = [Systemd({"NOTIFY_SOCKET": path}) for path in sockets]
     before = len(os.listdir("/proc/self/fd"))
-    dead = Systemd({"NOTIFY_SOCKET": queue.getsockname()})
     queue.close()
-    for us in (dead, Systemd({"NOTIFY_SOCKET": str(tmp_path / "never")}), Systemd({})):
+    for us in all_of_us:
         with open(os.devnull) as null:
             us.store("socket.x", (null.fileno(),))
     assert len(os.listdir("/proc/self/fd")) == before - 1  # the queue's own

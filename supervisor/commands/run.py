@@ -8,8 +8,7 @@ import os
 import sys
 from typing import NoReturn
 
-from supervisor.mechanism.systemd import under_systemd
-from supervisor.notify import EXIT_WITH
+from supervisor.notify import EXIT_WITH, under_systemd
 
 
 def run(config: str | None, exit_with: str) -> NoReturn:

@@ -178,8 +178,10 @@ class Groups:
         """Remove all groups in which nobody lives, and what we made to hold them. Those at their gates have CLOSE_S to end."""
         deadline = time.monotonic() + CLOSE_S
         for name in self._names():
-            _wait_empty(f"{self._folder}/{name}", deadline - time.monotonic())
-            _remove(f"{self._folder}/{name}")
+            group = f"{self._folder}/{name}"
+            if not _remove(group):
+                _wait_empty(group, deadline - time.monotonic())
+                _remove(group)
         if self._folder != self._base:
             _remove(self._folder)
 
@@ -336,6 +338,9 @@ def _is_populated(group: str) -> bool:
 
 def _remove(group: str) -> bool:
     """Remove a group with those that its members made in it. False: somebody lives in it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(group)  # hardly any has others in it
+        return True
     try:
         for folder, _, _ in os.walk(group, topdown=False):
             os.rmdir(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,17 +33,19 @@ class OomCount:
     met: int | None = None
 
 
-def oom_count(pid: int) -> OomCount:
-    """Read while the process lives, to be compared after its death."""
-    group = str(cgroups.where(pid) or "")
-    return OomCount(group, _in_group(group, "oom_kill"), _counter("/proc/vmstat", "oom_kill"), _in_group(group, "oom"))
+def oom_counts(pids: Iterable[int]) -> list[OomCount]:
+    """Read while these processes live, to be compared after their death."""
+    on_host = _counters("/proc/vmstat").get("oom_kill")
+    groups = [str(cgroups.where(pid) or "") for pid in pids]
+    counts = [_in_group(group) for group in groups]
+    return [OomCount(group, count.get("oom_kill"), on_host, count.get("oom")) for group, count in zip(groups, counts, strict=True)]
 
 
 def oom_killed(before: OomCount) -> bool:
     """Whether the kernel killed for memory since then: in its group where that is known, else on the host."""
-    if before.in_group is not None and (now := _in_group(before.group, "oom_kill")) is not None:
+    if before.in_group is not None and (now := _in_group(before.group).get("oom_kill")) is not None:
         return now > before.in_group
-    now = _counter("/proc/vmstat", "oom_kill")
+    now = _counters("/proc/vmstat").get("oom_kill")
     return now is not None and before.on_host is not None and now > before.on_host
 
 
@@ -77,20 +80,20 @@ def about(record: str, pids: set[int]) -> str:
 
 def met_limit_bytes(before: OomCount) -> int | None:
     """The limit of the process's group, if that was met since then; None if it was not, or there is none."""
-    now = _in_group(before.group, "oom")
+    now = _in_group(before.group).get("oom")
     if before.met is None or now is None or now <= before.met:
         return None
     return cgroups.memory_limit_bytes(before.group)
 
 
-def _in_group(group: str, name: str) -> int | None:
-    return _counter(cgroups.counters(group), name) if group else None
+def _in_group(group: str) -> dict[str, int]:
+    return _counters(cgroups.counters(group)) if group else {}
 
 
-def _counter(path: str, name: str) -> int | None:
-    """One line of a file of counters."""
+def _counters(path: str) -> dict[str, int]:
+    """A file of counters, one a line; {} when there is none."""
     try:
-        lines = Path(path).read_text().splitlines()
+        words = Path(path).read_text().split()
     except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
+        return {}
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))

@@ -1,9 +1,9 @@
 """A child behind its gate: how a process is spawned so that it runs nothing before we say so. Blocks: for a lane.
 
-A child is spawned by posix_spawn (a vfork: cheap from a big process) as `/bin/sh`, which waits at its gate, a pipe on its standard
-input, until one line is read, the instance's name: by then its pid stands in the handover. End of file instead means that we died, and
-it ends without having run anything. Behind the gate it enters the directory and becomes the program, with the same pid. Another
-user's program is spawned through setpriv(1), so that already the shell is that user's.
+A child is spawned (spawn.py: a vfork, cheap from a big process) as `/bin/sh`, which waits at its gate, a pipe on its standard input,
+until one line is read, the instance's name: by then its pid stands in the handover. End of file instead means that we died, and it
+ends without having run anything. Behind the gate it enters the directory and becomes the program, with the same pid. Another user's
+program is spawned through setpriv(1), so that already the shell is that user's.
 
 It gets its own session, no blocked and no ignored signal, /dev/null as standard input, held sockets from descriptor 3 on, and no other
 descriptor of ours (`seal` sees to those that we were given ourselves).
@@ -31,6 +31,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from supervisor.mechanism import tree
+from supervisor.mechanism.spawn import spawn
 from supervisor.model import LaunchSettings
 from supervisor.servers import FIRST_FD
 
@@ -40,10 +41,10 @@ SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 NOT_OPENED = 125  # the exit code of a child whose gate never opened
 NOT_ENTERED = 126  # ... that could not enter its directory
 _WAITS = "read -r REVIVER_INSTANCE"  # what the shell at the gate does
+NAMES_KNOWN = 1024  # of variables, of which it is remembered whether a shell can have them: the same ones come with every start
 _WORDS_BYTES = 65536  # of a command line: the gate's own words stand in its beginning
 
 _GIVEN_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)  # programs inherit it, not what `widen` makes of it
-_CATCHABLE = [int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}]
 TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EIO, errno.ESTALE})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What makes the dynamic loader, the C library or its translations load files that a variable names. While a program's environment
@@ -148,15 +149,7 @@ def start(
             if stdout >= 0:
                 targets |= {1: stdout, 2: stdout}
             targets |= {FIRST_FD + place: socket for place, socket in enumerate(sockets)}
-            pid = os.posix_spawn(
-                words[0],
-                words,
-                clean,
-                file_actions=list(_moves(targets, ours)),
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_CATCHABLE,
-            )
+            pid = spawn(words, clean, _moves(targets, ours))
         except (OSError, ValueError) as problem:
             raise failed(command[0], problem) from None
         kept.callback(_abandon, pid)
@@ -226,7 +219,7 @@ def _gated(
     setpriv, which is root, is not given variables that load code: the shell behind it exports them. A shell drops those whose names
     it cannot have itself (`a.b`): the program gets them through env(1).
     """
-    strange = [f"{name}={value}" for name, value in env.items() if not _NAME.fullmatch(name)]
+    strange = [f"{name}={value}" for name, value in env.items() if not _is_exportable(name)]
     loading = {} if owner.is_us else {name: env[name] for name in env if _LOADING.fullmatch(name)}
     script = [
         f"umask {settings.umask:04o}",
@@ -243,7 +236,13 @@ def _gated(
     ]
     through = [ENV, *strange] if strange else []
     words = [*_dropping(owner, settings.nice), GATE, "-c", "; ".join(script), GATE, directory, *through, *command]
-    return words, {name: value for name, value in env.items() if name not in loading and _NAME.fullmatch(name)}
+    return words, {name: value for name, value in env.items() if name not in loading and _is_exportable(name)}
+
+
+@functools.lru_cache(NAMES_KNOWN)
+def _is_exportable(name: str) -> bool:
+    """Whether a shell can have a variable of this name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _dropping(owner: Owner, nice: int) -> list[str]:
@@ -272,13 +271,14 @@ def _system(tool: str) -> str:
     return shutil.which(tool, path=SYSTEM_PATH) or ""
 
 
-def _moves(targets: Mapping[int, int], stack: ExitStack) -> Iterator[tuple[int, int, int]]:
-    """dup2 actions that put each source at its target. Sources are copied above all targets first: so no one overwrites another."""
+def _moves(targets: Mapping[int, int], stack: ExitStack) -> Iterator[tuple[int, int]]:
+    """What puts each source at its target. Those that stand among the targets are copied above them first: so no one overwrites another."""
     above = max(targets) + 1
     for target, source in targets.items():
-        copy = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, above)
-        stack.callback(os.close, copy)
-        yield (os.POSIX_SPAWN_DUP2, copy, target)
+        if source < above:
+            source = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, above)
+            stack.callback(os.close, source)
+        yield source, target
 
 
 def _within_ours(which: int, value: int) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,19 +94,19 @@ def _switch(where: int, name: str, folder: str, directory: str) -> str:
     return ""
 
 
-async def resolve_each(launches: Iterable[LaunchSettings], report: Callable[[str], None]) -> list[Place]:
+async def resolve_each(launches: Sequence[LaunchSettings], report: Callable[[str], None]) -> list[Place]:
     """`resolve` for all of them; one whose directory does not answer (a dead mount) stays as written, and holds no other up for long."""
-    found, lane = [], Lane("release")
-    for launch in launches:
+    found, lane = {}, Lane("release")
+    for launch in {launch.directory: launch for launch in launches}.values():
         try:
-            found.append(await lane.run(resolve, launch, deadline_s=RESOLVE_S))
+            found[launch.directory] = await lane.run(resolve, launch, deadline_s=RESOLVE_S)
         except LaneError:
             report(f"{launch.directory} does not answer (a dead mount?): what starts there has no release's name")
-            found.append(Place("", launch.directory))
+            found[launch.directory] = Place("", launch.directory)
             lane.close()
             lane = Lane("release")  # a lane gives up only so many threads
     lane.close()
-    return found
+    return [found[launch.directory] for launch in launches]
 
 
 def _revision(directory: Path) -> str:

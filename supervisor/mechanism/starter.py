@@ -19,6 +19,7 @@ from supervisor.mechanism.sockets import Holder
 from supervisor.model import InstanceId, OutputTo, Spawn
 
 SPAWN_S = 15.0  # a fork, an exec of the gate and a chdir: longer is a dead mount
+SPAWNS_LIMIT = 4096  # that wait: some thousand programs are started at once
 HOLD_S = 10.0  # binding a busy port is tried again for some seconds
 
 
@@ -49,7 +50,7 @@ class Starter:
         self._ahead = Ahead()
         self._held: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}  # each program's addresses and their descriptors
         self._gated: dict[InstanceId, Child] = {}  # those that wait until their pid stands in the handover
-        self._spawning, self._holding = Lane("spawn"), Lane("sockets")
+        self._spawning, self._holding = Lane("spawn", limit=SPAWNS_LIMIT), Lane("sockets")
         self._wanted: set[str] = set()  # programs for whose next start one may wait
 
     def spawn(self, effect: Spawn, to: OutputTo) -> None:

@@ -37,14 +37,6 @@ STOP_LEAST_S = 30.0
 DIRECTORIES = (("/run", "RuntimeDirectory", "0711"), ("/var/lib", "StateDirectory", "0750"), ("/var/log", "LogsDirectory", "0750"))
 
 
-def under_systemd(environ: Mapping[str, str]) -> bool:
-    """Whether a systemd unit of Type=notify keeps this very process, so that no guard is needed."""
-    if not environ.get("NOTIFY_SOCKET"):
-        return False
-    pid = environ.get("SYSTEMD_EXEC_PID")  # since systemd 248; inherited, and then another process's
-    return "INVOCATION_ID" in environ if pid is None else pid == str(os.getpid())
-
-
 def inherited(environ: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """The descriptors that the manager kept for us, by the name that they were stored under. Call it once, at the start.
 
@@ -95,6 +87,7 @@ class Systemd:
         self._kept = Counter(kept.split(":") if kept else ())  # descriptors by name, as the manager has them
         self._kept_bytes = len(kept)
         self._told_alive: float | None = None
+        self._sender = notify.sender() if self._path else None
         self.interval_s = _interval_s(environ) if self._path else None
 
     def ready(self, status: str = "") -> None:
@@ -160,7 +153,7 @@ class Systemd:
     def _deliver(self, state: dict[str, str], fds: Sequence[int]) -> bool:
         """Whether no more can be done for this word: it was sent, or nobody will ever take it."""
         try:
-            notify.deliver(state, self._path, fds)
+            notify.deliver(state, self._path, fds, self._sender)
         except OSError as problem:
             return problem.errno not in _LATER
         return True

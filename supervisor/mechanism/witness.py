@@ -6,6 +6,7 @@ policy hears of a suspect's cause by EvidenceTaken.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -17,6 +18,7 @@ from supervisor.model import Event, EvidenceTaken, Instance, InstanceId, Note, P
 
 EVIDENCE_S = 5.0  # twice what a look may take
 OOM_S = 5.0
+GATHER_S = 0.1  # between two such questions: while many are started they are asked together
 
 
 class Witness:
@@ -31,14 +33,31 @@ class Witness:
         self._state_dir = state_dir
         self._post = post
         self._tell = tell
-        self._memory: dict[InstanceId, deaths.OomCount] = {}  # what the kernel had killed for want of memory before
+        self._memory: dict[InstanceId, deaths.OomCount | None] = {}  # what the kernel had killed for want of memory before
+        self._born: dict[InstanceId, int] = {}  # those for whom that is to be asked, once the last answer is here
+        self._asking = False
 
-    async def born(self, id: InstanceId, pid: int) -> None:
+    def born(self, id: InstanceId, pid: int) -> None:
         """Remember what is needed to tell later whether the kernel killed it for want of memory."""
-        try:
-            self._memory[id] = await self._lane.run(deaths.oom_count, pid, deadline_s=OOM_S)
-        except LaneError:
-            return  # then an OOM kill is told as a plain SIGKILL
+        self._memory[id] = None
+        self._born[id] = pid
+        if not self._asking:
+            self._ask()
+
+    def _ask(self) -> None:
+        """For all at once, as many may be started within one moment."""
+        born, self._born = self._born, {}
+        self._asking = True
+        asked = self._lane.run(deaths.oom_counts, tuple(born.values()), deadline_s=OOM_S)
+        asked.add_done_callback(partial(self._answered, tuple(born)))
+
+    def _answered(self, ids: tuple[InstanceId, ...], asked: asyncio.Future[list[deaths.OomCount]]) -> None:
+        if not isinstance(asked.exception(), LaneError):  # else an OOM kill is told as a plain SIGKILL
+            self._memory |= {id: count for id, count in zip(ids, asked.result(), strict=True) if id in self._memory}
+        if self._born:
+            asyncio.get_running_loop().call_later(GATHER_S, self._ask)
+        else:
+            self._asking = False
 
     async def suspect(self, program: Program, instance: Instance) -> None:
         """What a suspect does; answered by EvidenceTaken in any case."""

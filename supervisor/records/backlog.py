@@ -1,7 +1,8 @@
 """Values on their way to a lane: bounded, taken in batches, and what does not fit is counted.
 
-Any thread may add; the lane's thread takes all that waits at once, so that a burst is written in one go. Promises that adding never
-blocks, that the order is kept, and that every value was either given to `flush` or counted as lost.
+Any thread may add; the lane's thread takes all that waits at once, and then lets more come together, so that a burst is written in few
+goes: each costs a system call or a transaction, and the loop its turn. Promises that adding never blocks, that the order is kept, and
+that every value was either given to `flush` or counted as lost.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Generic, TypeVar
 from supervisor.lanes import Lane
 
 T = TypeVar("T")
+
+GATHER_S = 0.02  # from one batch to the next: a value that comes alone is written at once, and nobody sees this of the others
 
 
 class Backlog(Generic[T]):
@@ -27,6 +30,7 @@ class Backlog(Generic[T]):
         self._waiting: list[T] = []
         self._lost = 0
         self._asked = False
+        self._hurried = threading.Event()
 
     def add(self, value: T, *, reserve: int = 0) -> bool:
         """Hand one value over; False: it did not fit, and is counted. `reserve`: how far beyond the limit this one may go."""
@@ -43,6 +47,10 @@ class Backlog(Generic[T]):
                 self._asked = False
         return True
 
+    def hurry(self) -> None:
+        """The end is near: nothing more is waited for."""
+        self._hurried.set()
+
     def _work(self) -> None:
         while True:
             with self._lock:
@@ -52,3 +60,4 @@ class Backlog(Generic[T]):
                 if not self._asked:
                     return
             self._flush(values, lost)
+            self._hurried.wait(GATHER_S)

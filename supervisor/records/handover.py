@@ -32,6 +32,10 @@ class Record:
     told: tuple[Tell, ...] = ()
 
 
+def _starts_first(program: Program) -> bool:
+    return bool(program.instances) and all(instance.pid is None for instance in program.instances)
+
+
 class Handover:
     """The folder of handover files. For one thread: the loop's."""
 
@@ -41,10 +45,17 @@ class Handover:
         self._boot_id = boot_id
         self._report = report
         self._encoder = msgspec.json.Encoder()
+        self._there: set[str] = set()  # the programs that have a file
         self._dir_fd = self._open()
 
     def write(self, program: Program, at: float, told: tuple[Tell, ...] = ()) -> str:
-        """Let the program's file say this. Returns "", or the sentence that says why the file is not up to date."""
+        """Let the program's file say this. Returns "", or the sentence that says why the file is not up to date.
+
+        A first start gets its file with its pid: until then its process, which waits at its gate, ends with us, and there is nothing
+        to go on with.
+        """
+        if program.settings.name not in self._there and not told and _starts_first(program):
+            return ""
         name = program.settings.name + SUFFIX
         try:
             data = self._encoder.encode(Record(self._boot_id, at, program, told))
@@ -54,6 +65,7 @@ class Handover:
                 gone, self._dir_fd = self._dir_fd, self._open()
                 os.close(gone)
                 self._replace(name, data)
+            self._there.add(program.settings.name)
         except UnicodeEncodeError:
             return f"cannot write {self._path / name}: its settings hold bytes that are not UTF-8"
         except OSError as problem:
@@ -62,6 +74,9 @@ class Handover:
 
     def drop(self, name: str) -> None:
         """The program is gone: so is its file."""
+        if name not in self._there:
+            return
+        self._there.remove(name)
         try:
             os.unlink(name + SUFFIX, dir_fd=self._dir_fd)
         except FileNotFoundError:
@@ -83,6 +98,7 @@ class Handover:
             else:
                 if record.boot == self._boot_id:
                     records.append(record)
+            self._there.add(path.stem)
         return tuple(records)
 
     def close(self) -> None:

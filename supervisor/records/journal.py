@@ -292,6 +292,7 @@ class Journal:
     def close(self, deadline_s: float) -> bool:
         """Write what waits and close the file; False when the disk did not take it in time. Blocks."""
         self._closing.set()
+        self._backlog.hurry()
         self._lane.put(self._shut)
         return self._lane.drain(deadline_s)
 

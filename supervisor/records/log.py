@@ -75,16 +75,16 @@ class Log:
         """lane: for this log alone, as a pipe that nobody reads holds it for as long as it likes."""
         self._fd = stream.fileno()
         self._terminal = stream.isatty()
-        self._backlog = Backlog(lane, self._write, limit=LINES_LIMIT)
+        self._lane = lane
+        self._backlog: Backlog[tuple[float, Note]] = Backlog(lane, self._write, limit=LINES_LIMIT)
         render = _Terminal(coloured=not os.environ.get("NO_COLOR")) if self._terminal else _json
-        self._logger = structlog.wrap_logger(
-            _Sink(self._backlog), processors=[_escape, render], wrapper_class=structlog.BoundLogger
-        )
+        self._render = structlog.wrap_logger(
+            structlog.ReturnLogger(), processors=[_escape, render], wrapper_class=structlog.BoundLogger
+        ).bind()
 
     def note(self, wall: float, note: Note) -> None:
         """One line of the story; wall: when it happened."""
-        program = note.subject.partition(":")[0]
-        self._logger.info(note.name, wall=wall, subject=note.subject, program=program, text=note.text)
+        self._backlog.add((wall, note))
 
     def banner(self, text: str) -> None:
         """The first line: who is speaking. On a terminal without time and subject."""
@@ -95,23 +95,23 @@ class Log:
         self._say("daemon.warned", text)
 
     def _say(self, name: str, text: str) -> None:
-        self._logger.info(name, wall=datetime.now(UTC).timestamp(), subject="reviver", text=text)
+        self.note(datetime.now(UTC).timestamp(), Note("reviver", name, text))
 
-    def _write(self, lines: list[str], lost: int) -> None:
+    def close(self, deadline_s: float) -> None:
+        """Write what waits. Blocks, no longer than that."""
+        self._backlog.hurry()
+        self._lane.drain(deadline_s)
+
+    def _write(self, lines: list[tuple[float, Note]], lost: int) -> None:
         """In the lane: all that waits, in one write; then what did not fit."""
-        _write_all(self._fd, "".join(f"{line}\n" for line in lines).encode())
+        _write_all(self._fd, "".join(f"{self._line(wall, note)}\n" for wall, note in lines).encode())
         if lost:
             self.warn(f"{lost} lines of this log were lost: nobody read it")
 
-
-class _Sink:
-    """Where structlog puts a finished line."""
-
-    def __init__(self, backlog: Backlog[str]) -> None:
-        self._backlog = backlog
-
-    def info(self, line: str) -> None:
-        self._backlog.add(line)
+    def _line(self, wall: float, note: Note) -> str:
+        program = note.subject.partition(":")[0]
+        line: str = self._render.info(note.name, wall=wall, subject=note.subject, program=program, text=note.text)
+        return line
 
 
 def _escape(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
