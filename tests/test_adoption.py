@@ -98,8 +98,8 @@ def test_an_operators_stop_is_remembered(tmp_path: Path) -> None:
     programs = f"[program.app]\ncommand = {python(SLEEPER)}\n[program.other]\ncommand = {python(SLEEPER)}\n"
     first = Supervised(tmp_path, programs)
     with first:
-        first.until("instance.ready", subject="app:1")
-        first.until("instance.ready", subject="other:1")
+        for _ in range(2):
+            first.until("instance.ready")
         assert first.ask("stop", "app").returncode == 0
         killed(first)
         with Supervised(tmp_path, programs) as second:
