@@ -35,6 +35,7 @@ notify = ["command:{page}"]
         daemon.until("instance.ready", subject="app:2")
         daemon.until("incident.closed")
         assert daemon.status("app")["restarts"] == 1
+        daemon.wait_for(lambda: "over" in (tmp_path / "told").read_text())
         daemon.signal(signal.SIGTERM)
         daemon.rest()
         assert daemon.process.returncode == 0
@@ -168,8 +169,10 @@ def test_a_hang_without_a_way_to_live_side_by_side_is_killed_once_proven(tmp_pat
 command = {python(code)}
 [program.app.health]
 http = "http://127.0.0.1:{port}/health"
+every = "200ms"
 [program.app.hang]
-certain = "3s"
+suspect = "300ms"
+certain = "1s"
 """
     with Supervised(tmp_path, programs) as daemon:
         daemon.until("instance.ready", subject="app:1")
@@ -285,7 +288,8 @@ def test_the_next_start_waits_at_its_gate_becomes_the_instance_and_is_gone_after
     with Supervised(tmp_path, programs) as daemon:
         daemon.until("instance.ready", subject="app:1")
         daemon.wait_for(lambda: len(daemon.pids()) == 2)
-        (first,) = [instance["pid"] for instance in daemon.status("app")["instances"]]  # answered when the other is kept
+        found = json.loads(daemon.ask("status", "app", "--json").stdout)  # a command's start later the other is kept
+        (first,) = [instance["pid"] for instance in found["programs"][0]["instances"]]
         (waiting,) = set(daemon.pids()) - {first}
         os.kill(first, signal.SIGKILL)
         daemon.until("instance.started", lambda line: f"pid {waiting}" in line["text"])

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -142,8 +143,12 @@ def test_text_of_a_program_cannot_pose_as_another_line_or_move_the_cursor(termin
 
 def test_a_reader_who_does_not_read_loses_lines_and_is_told_how_many(piped: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(piped.log._backlog, "_limit", 100)
-    for _ in range(40):  # until the pipe is full, and the lane stands
+    for _ in range(40):
         piped.log.note(WALL, Note("store", "a.b", "x" * 4000))
+    deadline = time.monotonic() + DEADLINE_S
+    while select.select([], [piped.stream], [], 0)[1]:  # until the pipe is full, and the lane stands
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
     sent = 40
     while len(piped.log._backlog._waiting) < 100:
         piped.log.note(WALL, Note("store", "a.b", str(sent)))

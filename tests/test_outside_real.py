@@ -55,7 +55,7 @@ while True:
 """
 
 
-BLOCKED_S = 2.0
+BLOCKED_S = 4.0  # longer than evidence may take: by then it is known that both wait for the same
 PATIENCE_S = (
     1.5 * BLOCKED_S + 0.5
 )  # one beside another has so long, and a turn of the loop: then, alone in its trouble, it is killed

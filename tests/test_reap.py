@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -102,10 +103,14 @@ def alive(child: Child) -> dict[int, int]:
 def nothing_left() -> Iterator[None]:
     before = set(os.listdir("/proc/self/fd"))
     yield
-    set_subreaper(False)
+    deadline = time.monotonic() + DEADLINE_S
     reap_all()
+    while tree.tree(os.getpid())[1:]:  # killed, and on a busy machine not dead yet
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+        reap_all()
+    set_subreaper(False)
     assert set(os.listdir("/proc/self/fd")) == before
-    assert not tree.tree(os.getpid())[1:]
 
 
 # --- exits ----------------------------------------------------------------------------------------------------------------------

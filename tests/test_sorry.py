@@ -415,7 +415,7 @@ def test_what_the_answerer_takes_is_no_news_of_the_suspect() -> None:
             fds = (it.listener.fileno(),)
             answerers = Apologists(lambda _: fds, it.watcher.answers_in_place, print)
             answerers.begin(replace(settings(), name="shop"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len([fact for fact in heard if fact.other]) < 3:
                     it.request("/")
                     await asyncio.sleep(0.05)
@@ -423,7 +423,7 @@ def test_what_the_answerer_takes_is_no_news_of_the_suspect() -> None:
             assert later.verdict.kind in (Kind.SUSPECT, Kind.STARVED)
             assert later.since is not None
             assert suspect.since is not None
-            assert later.since <= suspect.since + 0.05
+            assert later.since <= suspect.since + 0.05 or it.starved(suspect.at)
             begun = next(n for n, fact in enumerate(heard) if fact.other)
             assert all(fact.other for fact in heard[begun:])
             answerers.close()
@@ -550,7 +550,7 @@ def test_a_suspect_whose_customers_are_told_is_not_blamed_for_it_and_serves_agai
                 daemon.wait_for(lambda: len(shop.answers) > 30)
                 freed = datetime.now(UTC)
                 (tmp_path / "freed").touch()
-                assert datetime.fromisoformat(daemon.until("page.hidden", subject="store")["time"]) > freed
+                assert datetime.fromisoformat(daemon.until("page.hidden", subject="store")["time"]) > freed, daemon.story()
                 shop.wait_for_answer(b" 200 ")
             assert shop.all_were_answered()
             assert stuck.recv(100).endswith(b"thestore")

@@ -145,6 +145,10 @@ class Shop:
     async def verdict(self, *kinds: Kind, of: InstanceId = FIRST, after: float = 0.0) -> Looked:
         return await self.until(Looked, lambda looked: looked.verdict.kind in kinds and looked.at > after, of=of)
 
+    def starved(self, after: float) -> bool:
+        """Whether the first one was starved then: on a busy machine that is no silence of its own, and starts the clock again."""
+        return any(isinstance(e, Looked) and e.at > after and e.verdict.kind is Kind.STARVED for e in self.posted)
+
 
 @asynccontextmanager
 async def shop(family: socket.AddressFamily = socket.AF_INET, folder: Path = Path()) -> AsyncIterator[Shop]:
@@ -295,7 +299,7 @@ def test_relief_is_ready_by_its_own_answer_and_the_suspect_stays_one() -> None:
             assert later.verdict.kind in (Kind.SUSPECT, Kind.STARVED)  # of a busy host, where two of them compete
             assert later.since is not None
             assert suspect.since is not None
-            assert later.since <= suspect.since + 0.05  # nothing moved since
+            assert later.since <= suspect.since + 0.05 or it.starved(suspect.at)  # nothing moved since
 
     asyncio.run(story())
 
@@ -457,7 +461,10 @@ def test_bad_answers_keep_it_starting_and_a_look_says_so() -> None:
             it.open(FIRST, health=HealthSettings(http="/ill", every_s=0.2, timeout_s=0.5))
             it.watcher.look(FIRST)
             looked = await it.verdict(Kind.STARTING)
-            assert "503" in looked.verdict.because
+            async with asyncio.timeout(DEADLINE_S):
+                while "503" not in looked.verdict.because:  # a look waits for an answer no longer than a second
+                    it.watcher.look(FIRST)
+                    looked = await it.verdict(Kind.STARTING, after=looked.at)
             assert not any(isinstance(event, Answered) for event in it.posted)
 
     asyncio.run(story())
