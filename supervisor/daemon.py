@@ -30,9 +30,10 @@ from supervisor.alerts.reasons import HELD_S, Reasons
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Channel, Vitals, plan
+from supervisor.inheritance import inherit, instance_name, sockets_name
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import launch, priority, reap, release
-from supervisor.mechanism.adoption import Survivor, identify, listeners, survivor
+from supervisor.mechanism.adoption import Survivor
 from supervisor.mechanism.apologist import Apologists
 from supervisor.mechanism.cgroups import Groups
 from supervisor.mechanism.maintenance import muted
@@ -59,14 +60,12 @@ from supervisor.model import (
     InstanceId,
     Kill,
     KillWorker,
-    LaunchSettings,
     Look,
     MaintenanceChanged,
     Note,
     Open,
     Preflighted,
     Program,
-    ProgramSettings,
     Promote,
     RecordIncident,
     RecordRelease,
@@ -91,8 +90,6 @@ from supervisor.model import (
 from supervisor.notify import EXIT_WITH, Listener, under_systemd
 from supervisor.policy.adoption import adopt
 from supervisor.policy.fleet import drained, step
-from supervisor.policy.program import create
-from supervisor.policy.strangers import join
 from supervisor.records.handover import Handover, Record
 from supervisor.records.incidents import read_incident, read_incidents
 from supervisor.records.journal import Journal, JournalError, read_story
@@ -247,72 +244,26 @@ class Daemon:
 
     async def _adopt(self, records: tuple[Record, ...]) -> None:
         """Go on where a dead supervisor stopped: its instances live on, and become ours."""
-        kept = inherited(self._environ)
-        records = await self._with_strangers(records, kept)
-        living: dict[InstanceId, Survivor] = {}
-        for record in records:
-            program = record.program
-            for instance in program.instances:
-                if instance.pid is not None:
-                    fds = kept.pop(_kept_instance(instance.id), ())
-                    call = (survivor, instance, fds, program.settings.output.to)
-                    living[instance.id] = await self._lanes["read"].run(*call, deadline_s=READ_S)
-            await self._adopt_sockets(program, living, kept.pop(_kept_sockets(program.settings.name), ()))
-        for name, fds in kept.items():
+        kept, configured = inherited(self._environ), self._settings.programs
+        left = await inherit(records, kept, self._fleet, configured, self._boot, self._lanes["read"], self._warn)
+        for name, fds in left.unclaimed.items():
             self._systemd.unstore(name)
             for fd in fds:
                 self._lanes["discard"].put(os.close, fd)
-        unborn = frozenset(id for id, found in living.items() if found.unborn)
-        self._fleet = adopt(self._fleet, [(record.program, record.at) for record in records], unborn)
+        self._fleet = adopt(self._fleet, [(record.program, record.at) for record in left.records], left.unborn)
+        for name, fds in left.sockets.items():
+            if fds:
+                await self._starter.adopt(name, self._fleet.programs[name].build.launch.sockets, fds)
         for program in self._fleet.programs.values():
             for instance in program.instances:
-                self._take_over(program, instance, living[instance.id])
+                self._take_over(program, instance, left.living[instance.id])
         known = {self._reaper.group(instance.id) for program in self._fleet.programs.values() for instance in program.instances}
         for sentence in await self._lanes["reap"].run(self._groups.leftovers, known, deadline_s=READ_S):
             self._warn(sentence)
-        for record in records:
+        for record in left.records:
             self._told[record.program.settings.name] = record.told
             for tell in record.told:
                 self._delivery.tell(tell, self._wall(record.at), record.program.settings.runbook)
-
-    async def _with_strangers(self, records: tuple[Record, ...], kept: Mapping[str, tuple[int, ...]]) -> tuple[Record, ...]:
-        """What was written down, and what only others know, as it could not be: instances that the service manager keeps, numbers given."""
-        named = {_kept_instance(instance.id) for record in records for instance in record.program.instances}
-        by_name = {record.program.settings.name: record for record in records}
-        for name, fds in kept.items():
-            id = _instance_kept(name)
-            if id is None or name in named:
-                continue
-            process = await self._lanes["read"].run(identify, fds, deadline_s=READ_S)
-            if process is not None:
-                now = time.monotonic()
-                known = by_name.get(id.program) or Record(self._boot, now, await self._unwritten_program(id.program, now))
-                by_name[id.program] = replace(known, program=join(known.program, id, *process, now))
-                self._warn(
-                    f"{id} (pid {process[0]}) lives, and stands in no handover, as that could not be written: it is taken over"
-                )
-        given = self._fleet.numbers
-        counted = {name: max(record.program.started, given.get(name, 0)) for name, record in by_name.items()}
-        return tuple(replace(r, program=replace(r.program, started=counted[name])) for name, r in by_name.items())
-
-    async def _unwritten_program(self, name: str, now: float) -> Program:
-        """A program of which no handover tells, as it is configured now; what is not configured any more leaves when that is taken up."""
-        settings = next((program for program in self._settings.programs if program.name == name), None)
-        if settings is None:
-            settings = ProgramSettings(name=name, launch=LaunchSettings(command=(name,)))
-        (place,) = await release.resolve_each([settings.launch], self._warn)
-        known, candidate = self._fleet, Candidate(settings, *place)
-        past = known.causes.get(name, ()), known.releases.get(name, ())
-        return create(candidate, now, known.numbers.get(name, 0), *past, known.open.get(name))
-
-    async def _adopt_sockets(self, program: Program, living: Mapping[InstanceId, Survivor], kept: tuple[int, ...]) -> None:
-        """What the service manager kept, else copies of what an instance that lives has."""
-        addresses = program.build.launch.sockets
-        if not kept and addresses:
-            alive = [(i.pid, living[i.id].pidfd) for i in program.instances if i.pid is not None and i.id in living]
-            kept = await self._lanes["read"].run(listeners, [each for each in alive if each[1] >= 0], deadline_s=READ_S)
-        if kept:
-            await self._starter.adopt(program.settings.name, addresses, kept)
 
     def _take_over(self, program: Program, instance: Instance, found: Survivor) -> None:
         assert instance.pid is not None
@@ -547,7 +498,7 @@ class Daemon:
                 if program is not None and program.wanted is Wanted.DOWN and not program.instances:
                     self._starter.drop(event.id.program)
                 if not self._fleet.draining:  # whoever keeps them closes all when we have ended
-                    self._systemd.unstore(_kept_instance(event.id))
+                    self._systemd.unstore(instance_name(event.id))
                 self._bury(event, before.get(event.id.program))
                 self._starter.unborn(event.id)
                 if event.id.program == self._exit_with:
@@ -693,7 +644,7 @@ class Daemon:
             self._outputs.attach(id, child.output, program.settings.output)
         assert instance.pid is not None
         assert instance.start_ticks is not None
-        self._systemd.store(_kept_instance(id), (child.pidfd, *([child.output] if child.output >= 0 else [])))
+        self._systemd.store(instance_name(id), (child.pidfd, *([child.output] if child.output >= 0 else [])))
         self._watch(id, instance.pid, instance.start_ticks, program)
 
     def _watch(self, id: InstanceId, pid: int, start_ticks: int, program: Program) -> None:
@@ -703,9 +654,9 @@ class Daemon:
     def _held(self, program: str, fds: tuple[int, ...]) -> None:
         """Its sockets outlive us with the service manager, and whoever answers at them answers at these."""
         self._apologists.held(program)
-        self._systemd.unstore(_kept_sockets(program))
+        self._systemd.unstore(sockets_name(program))
         if fds:
-            self._systemd.store(_kept_sockets(program), fds)
+            self._systemd.store(sockets_name(program), fds)
 
     def _share(self, id: InstanceId, nice: int) -> None:
         for pid, leader in self._leaders.items():
@@ -882,22 +833,6 @@ class Daemon:
 def _left(program: Program | None, id: InstanceId) -> bool:
     """Whether it ended as it was asked to: then it finished what it had begun."""
     return program is not None and any(i.id == id and i.state is State.RETIRING for i in program.instances)
-
-
-def _kept_instance(id: InstanceId) -> str:
-    """The name under which the service manager keeps an instance's pidfd and the pipe of its output; it may hold no colon."""
-    return f"instance.{id.program}.{id.number}"
-
-
-def _instance_kept(name: str) -> InstanceId | None:
-    """The instance that is meant by such a name; None where it names something else."""
-    kind, _, id = name.partition(".")
-    program, _, number = id.rpartition(".")
-    return InstanceId(program, int(number)) if kind == "instance" and number.isdecimal() else None
-
-
-def _kept_sockets(program: str) -> str:
-    return f"socket.{program}"
 
 
 def _candidates(settings: Settings, places: list[release.Place]) -> Applied:
