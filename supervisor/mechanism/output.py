@@ -4,6 +4,7 @@ One thread (a lane of its own that runs `_pump` until the end) waits for all pip
 Where the end of a line matters (a file that is to be rotated, another instance that waits for its turn in the same file, time stamps),
 tee(2) shows what is in the pipe while it stays there, and then it is moved: so nothing is ever held in our memory that a death could
 lose, and lines of two instances do not mix. Where an instance stops in mid-line and another goes on, a newline is put between.
+In a flood we neither pause nor keep the pipe locked while its bytes are written, and compression waits until it is over.
 A file that cannot be written costs output, never the program: what its pipe does not hold is dropped, counted, and said.
 """
 
