@@ -354,6 +354,8 @@ class Delivery:
                 self._fail(box, problem, for_good=True)
         else:
             self._journal.settled(letter, self._clock.wall(), "delivered")
+            with contextlib.suppress(TimeoutError):  # noted before the next one is sent: a death doubles one message, not several
+                self._journal.posted(()).result(WRITTEN_S)
             self._work_again(box)
         finally:
             box.ended = self._clock.mono()
