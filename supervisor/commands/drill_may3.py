@@ -89,7 +89,7 @@ class Morning:
         told = self._page(since)
         now = f"those on call have function, file, line, request and release {_handed(told, since)}"
         yield Scene("10:05", "support is told", now, told is not None)
-        killed = self._shadow.await_event("instance.killed", since, PROVEN_S)
+        killed = self._or_over("instance.killed", since)
         now = f"proven hung and killed {_after(killed, since)}, its evidence kept; customers had been served by the other one since"
         yield Scene("10:30", "support finds the server down and restarts it by hand", now, killed is not None)
         self._calm(since)
@@ -98,7 +98,7 @@ class Morning:
         remark("11:00: somebody asks for it again")
         since = self._loop()
         same = self._shadow.await_event("cause.recurred", since, SOON_S)
-        lost = self._shadow.await_event("build.lost", since, PROVEN_S)
+        lost = self._or_over("build.lost", since)
         now = (
             f"known as the same loop {_after(same, since)}, and told so; the release is taken back by itself {_after(lost, since)}"
         )
@@ -141,6 +141,12 @@ class Morning:
 
     def _page(self, since: float) -> Page | None:
         return next((each for each in self._shadow.pages(since) if not each.public and names_all(NAMED, each)), None)
+
+    def _or_over(self, event: str, since: float) -> Line | None:
+        """The first line of an event, waited for until the incident is over: on a starved host it may end by the server's own grace."""
+        told = self._shadow.told
+        self._shadow.until(lambda: told(event, since) is not None or recovered(self._seen(since)) is not None, PROVEN_S)
+        return told(event, since)
 
     def _calm(self, since: float) -> None:
         """Until the incident is over: what comes then is a new one."""
