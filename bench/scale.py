@@ -2,11 +2,13 @@
 
 Each program is a process that waits for a signal and is watched by nothing but its exit. Started is from the first instruction of
 `reviver run` until the last of them runs, stopped from SIGTERM until the daemon has ended; the configuration is read, and every
-program has a log, a record in the handover and a line in the story.
+program has a log, a record in the handover and a line in the story. Bare is the floor, in the same run: a loop that spawns shells which
+wait for one line and become the same process, and knows nothing of them.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import statistics
 import time
@@ -30,8 +32,11 @@ PROGRAM = '[program.p{number}]\ncommand = ["/bin/sleep", "1000000"]\n[program.p{
 
 def measure() -> Report:
     report = Report("scale")
-    starts, stops = [], []
+    starts, stops, bare_starts, bare_stops = [], [], [], []
     for number in range(ROUNDS):
+        started_s, stopped_s = _bare()
+        bare_starts.append(started_s)
+        bare_stops.append(stopped_s)
         with folder() as where:
             (where / "kept").mkdir()
             began = time.monotonic()
@@ -44,6 +49,8 @@ def measure() -> Report:
                 reviver.process.send_signal(signal.SIGTERM)
                 reviver.process.wait(START_LIMIT_S)
                 stops.append(time.monotonic() - began)
+    report.add("bare", f"{COUNT} shells become programs", statistics.median(bare_starts), "s", remark=spread(bare_starts, "s"))
+    report.add("bare", f"{COUNT} programs ended and reaped", statistics.median(bare_stops), "s", remark=spread(bare_stops, "s"))
     report.add("reviver", f"{COUNT} programs started", statistics.median(starts), "s", START_MOST_S, spread(starts, "s"))
     report.add("reviver", f"{COUNT} programs stopped", statistics.median(stops), "s", STOP_MOST_S, spread(stops, "s"))
     return report
@@ -60,6 +67,31 @@ def _await_all(reviver: Reviver) -> int:
                 return daemon
         time.sleep(STEP_S)
     raise GroundError(f"{len(running)} of {COUNT} run after {START_LIMIT_S:g} s: {reviver.log.read_text()[-500:]}")
+
+
+def _bare() -> tuple[float, float]:
+    """Seconds to start as many without a supervisor, and to end them."""
+    began = time.monotonic()
+    pids = [_spawn() for _ in range(COUNT)]
+    waiting = set(pids)
+    while waiting:
+        waiting = {pid for pid in waiting if _comm(pid) != "sleep"}
+    started = time.monotonic()
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return started - began, time.monotonic() - started
+
+
+def _spawn() -> int:
+    waits, gate = os.pipe2(os.O_CLOEXEC)
+    words = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh", "/bin/sleep", "1000000"]
+    pid = os.posix_spawn(words[0], words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, waits, 0)], setsid=True)
+    os.write(gate, b"\n")
+    os.close(waits)
+    os.close(gate)
+    return pid
 
 
 def _comm(pid: int) -> str:

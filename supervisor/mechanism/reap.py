@@ -166,7 +166,7 @@ class Reaper:
         if self._orphans is None:
             self._orphans = set(trees.orphans())
             self._loop.call_soon(self._forget_orphans)
-        return self._orphans - self._leaders.keys()
+        return {pid for pid in self._orphans if pid not in self._leaders}
 
     def _forget_orphans(self) -> None:
         self._orphans = None

@@ -29,6 +29,7 @@ from supervisor.model import InstanceId
 HELD_LIMIT = 256  # processes seized at once: each costs a descriptor, and a fork bomb must not take the daemon's last one
 ROUND_S = 0.1  # how long one round waits for what it killed: SIGKILL takes effect within milliseconds, or not at all
 _READ_BYTES = 65536
+_ONE_READ = 1  # byte: a short file comes whole with the first
 _ENVIRON_LIMIT_BYTES = (
     2 * 1024 * 1024
 )  # what execve takes at the usual stack limit; a process may show any part of its memory there
@@ -71,7 +72,7 @@ def marks(id: InstanceId, leader: int) -> tuple[bytes, ...]:
 
 def stat(pid: int) -> Stat | None:
     """One process, None when it is gone. Its name may hold spaces and parentheses: the fields begin after the last one."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    fields = _read(f"/proc/{pid}/stat", _ONE_READ).rpartition(b")")[2].split()
     if len(fields) < 20:
         return None
     return Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[17]), int(fields[19]))
