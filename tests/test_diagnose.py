@@ -114,7 +114,7 @@ class Ward:
         for name, (words, process) in self.looks.items():
             self.results[name] = self.answer(process)
             for _ in range(5):
-                if "stacks of" in self.results[name].out:  # the machine was too busy to see them
+                if re.search("stacks of|late ourselves", self.results[name].out):  # the machine was too busy to see them
                     self.results[name] = self.answer(self.place.start(*words))
         self.looks.clear()
 

@@ -6,6 +6,7 @@ All is short: the limits are some tenths of a second, and each step waits for th
 from __future__ import annotations
 
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -120,6 +121,7 @@ def test_a_dead_database_under_two_instances_is_named_and_nobody_is_killed_for_i
             assert f"127.0.0.1:{at}" in told["text"]
             assert f"127.0.0.1:{at}" in daemon.ask("explain", "store").stdout
             daemon.wait_for(lambda: min(map(silent_s, verdicts(daemon))) > PATIENCE_S)
+            daemon.wait_for(lambda: bool(select.select(asking, [], [], 0)[0]))  # the page has answered somebody
             process.send_signal(signal.SIGCONT)
             daemon.until("program.reconnected")
             answers = sorted(each.recv(100)[9:12] for each in asking)
