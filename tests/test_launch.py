@@ -20,6 +20,7 @@ import pytest
 
 from supervisor.mechanism import exits, gate, tree
 from supervisor.mechanism.launch import Child, LaunchError, Preflight, launch, open_gate, run_preflight
+from supervisor.mechanism.spawn import spawn
 from supervisor.model import Build, InstanceId, LaunchSettings, Limits, OutputTo, RunPreflight, Spawn
 from tests.processes import as_subreaper, gone_within
 
@@ -118,6 +119,20 @@ def test_launch_gives_a_process_of_its_own(tmp_path: Path) -> None:
     assert found["umask"] == 0o027
     assert found["stdin"] == "/dev/null"
     assert found["fds"] == [0, 1, 2]
+
+
+def test_spawn_hands_over_exactly_what_it_is_given() -> None:
+    reader, writer = os.pipe()
+    pid = spawn(["/usr/bin/env"], {}, [(writer, 1), (writer, 2)])
+    os.close(writer)
+    with open(reader, "rb") as said:
+        assert said.read() == b"", "no variable of ours"
+    assert os.waitpid(pid, 0) == (pid, 0)
+    for words, environ in ((["/bin/echo", "a\0b"], {}), (["/bin/echo"], {"A": "b\0"})):
+        with pytest.raises(ValueError, match="null"):
+            spawn(words, environ, [])
+    with pytest.raises(FileNotFoundError):
+        spawn(["/bin/never"], {}, [])
 
 
 def test_launch_gives_no_blocked_and_no_ignored_signal() -> None:

@@ -60,7 +60,7 @@ def _attributes() -> ctypes.Array[ctypes.c_char]:
 
 def _strings(words: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
     """A null-terminated array, as execve(2) takes it."""
-    strings = os.fsencode("\0".join(words)).split(b"\0")
+    *strings, _ = os.fsencode("".join(f"{word}\0" for word in words)).split(b"\0")
     if len(strings) != len(words):
         raise ValueError("embedded null character")
     return (ctypes.c_char_p * (len(words) + 1))(*strings, None)

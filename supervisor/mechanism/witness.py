@@ -52,12 +52,11 @@ class Witness:
         asked.add_done_callback(partial(self._answered, tuple(born)))
 
     def _answered(self, ids: tuple[InstanceId, ...], asked: asyncio.Future[list[deaths.OomCount]]) -> None:
+        self._asking = bool(self._born)
+        if self._asking:
+            asyncio.get_running_loop().call_later(GATHER_S, self._ask)
         if not isinstance(asked.exception(), LaneError):  # else an OOM kill is told as a plain SIGKILL
             self._memory |= {id: count for id, count in zip(ids, asked.result(), strict=True) if id in self._memory}
-        if self._born:
-            asyncio.get_running_loop().call_later(GATHER_S, self._ask)
-        else:
-            self._asking = False
 
     async def suspect(self, program: Program, instance: Instance) -> None:
         """What a suspect does; answered by EvidenceTaken in any case."""
