@@ -27,6 +27,7 @@ from supervisor.model import (
     Wanted,
 )
 from supervisor.policy import telling
+from supervisor.policy.clock import Clock
 from supervisor.policy.history import next_start
 from supervisor.policy.instance import RETIRING_LIMIT_S
 from supervisor.policy.releases import newest
@@ -406,7 +407,7 @@ def _finishing(program: Program, instance: Instance, moment: Moment) -> str:
 
 def _proof(program: Program, instance: Instance, verdict: Verdict, moment: Moment) -> str | None:
     """What would prove it hung, and when at the earliest; None when nothing would."""
-    patience = patience_s(program, instance, program.settings.hang, verdict)
+    patience = patience_s(program, instance, program.settings.hang, verdict, Clock(moment.now))
     if patience is None:
         return None
     still = max(instance.moved or instance.since, instance.excused or 0.0)

@@ -86,7 +86,9 @@ class Witness:
         if cause is None or (not cause.where and cause.error == words):
             return ""
         self._tell(Note(str(instance.id), "evidence.taken", found.summary))
-        return f"{cause.error} in {cause.where}" if cause.where else cause.error
+        reason = f"{cause.error} in {cause.where}" if cause.where else cause.error
+        self._post(EvidenceTaken(instance.id, found.summary, where=reason))
+        return reason
 
     def forget(self, id: InstanceId) -> None:
         self._memory.pop(id, None)

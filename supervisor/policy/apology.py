@@ -10,10 +10,9 @@ from __future__ import annotations
 from supervisor.model import Apologize, Effect, Program, StepAside
 from supervisor.policy.clock import Clock
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import World, ready, wanted
+from supervisor.policy.wanted import BOOTS, World, ready, wanted
 from supervisor.policy.words import note, spell
 
-BOOTS = 2.0  # times the last boot: beside a suspect that spins, and on a host that is busy, it takes longer than alone
 WORTH_WAITING_S = 15.0  # whoever has waited for so long wants to know; slower boots are not waited for
 
 

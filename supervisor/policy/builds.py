@@ -257,9 +257,11 @@ def _trust(program: Program) -> Program:
 
 def _give_up(program: Program, back: Build, why: str) -> Program:
     """Back to `back`, told; a release that failed is remembered as such."""
-    lost, trying = program.build, program.trial
+    lost, trying, proposed = program.build, program.trial, program.proposed
     text = f"build {lost.number}{release_of(lost)} is given up, back to build {back.number}{release_of(back)}: {why}"
     if _other_release(lost, back):
+        if proposed is not None and not _other_release(proposed.build, lost):
+            program = _drop(program, proposed.build, "its release failed meanwhile")
         program = releases.became(program, lost, Standing.FAILED, why)
         program = releases.became(program, back, Standing.GOOD)
         if trying is None or trying.served:

@@ -61,6 +61,8 @@ def _judge(window: Window, newest: TreeSample) -> Finding:
     kind, doing = nature(window.trees, window.now, serving, span_s)
     stuck = kind in (Nature.SPINNING, Nature.LOCKED) or any(usage[pid].wanting for pid in serving & usage.keys())
     quiet_since = maybe_since if stuck else _quiet_since(window, sure)
+    if maybe_since is not None and quiet_since is None and not serving & usage.keys():
+        return Finding(Verdict(Kind.UNKNOWN, "too few samples of late tell what its threads do", window.now), None)
     stopped = _stopped_since(window)
     if stopped is not None and window.now - stopped >= STOPPED_S and window.moved <= stopped:
         return _stopped(window, stopped if quiet_since is None else min(stopped, quiet_since), stopped)

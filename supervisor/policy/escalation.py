@@ -12,6 +12,7 @@ from supervisor.model import (
     Acknowledgement,
     Effect,
     EscalationStep,
+    EvidenceTaken,
     Fact,
     Incident,
     Page,
@@ -34,6 +35,7 @@ PROOFS = frozenset({"recurrence", "needs-you"})  # a hang that was proven again 
 ACKNOWLEDGEMENTS_KEPT = 20  # of one incident: somebody types each of them
 TEXT_LIMIT = 1000  # characters of a fact: it is a sentence; what a hostile program put into it is not
 EVIDENCE_KEPT = 50  # instances of one incident
+MOMENT_S = 0.05  # what is shorter would be spelled "0.0 s"
 
 Stepped = tuple[Program, tuple[Effect, ...]]
 
@@ -104,7 +106,9 @@ def close(program: Program, world: World, clock: Clock) -> Stepped:
     voice = Voice.OVER if needed or not up else Voice.HEALED
     how = f"calm for {spell(clock.now - calm)}" if up else "nothing of it is wanted any more"
     healed = ", healed by itself" if voice is Voice.HEALED else ""
-    text = f"incident {incident.number} over{healed}: it lasted {spell(calm - incident.opened)}; {how}; {customers.cost(incident)}"
+    lasted_s = calm - incident.opened
+    lasted = f"it lasted {spell(lasted_s)}" if lasted_s >= MOMENT_S else "all was well again when it was opened"
+    text = f"incident {incident.number} over{healed}: {lasted}; {how}; {customers.cost(incident)}"
     message = Tell(incident.number, name, OVER, incident.severity, f"{name}: {text}", incident.channels, LOG_STEP, voice)
     public = customers.all_clear(program, incident, world, calm, up)
     program = replace(note(program, "incident.closed", text), incident=None, recorded=None)
@@ -124,6 +128,15 @@ def witness(program: Program, _: World, __: Clock) -> Stepped:
     if (evidence, cause) == (incident.evidence, incident.cause):
         return program, ()
     return replace(program, incident=replace(incident, evidence=evidence[-EVIDENCE_KEPT:], cause=cause)), ()
+
+
+def testify(program: Program, event: EvidenceTaken) -> Program:
+    """Why an instance that is gone ended: for the incident that its end belongs to."""
+    incident, who = program.incident, str(event.id)
+    if incident is None or not event.summary or all(fact.instance != who for fact in incident.facts):
+        return program
+    evidence = incident.evidence if who in incident.evidence else (*incident.evidence, who)[-EVIDENCE_KEPT:]
+    return replace(program, incident=replace(incident, evidence=evidence, cause=incident.cause or event.where))
 
 
 def record(program: Program, _: World, clock: Clock) -> Stepped:

@@ -46,6 +46,7 @@ from supervisor.policy.wanted import (
     hands_off,
     left_alone,
     patience_s,
+    start_limit_s,
     stuck,
     suspects,
 )
@@ -133,7 +134,7 @@ def _starting(program: Program, instance: Instance, clock: Clock) -> Settled:
     if instance.pid is not None and not instance.opened:
         program = note(program, "instance.started", _birth(program, instance))
         return program, replace(instance, opened=True), (Open(instance.id),)
-    limit_s = instance.start_s
+    limit_s = start_limit_s(program, instance)
     deadline = instance.spawned + limit_s
     if hands_off(program) or not clock.due(deadline):
         return program, instance, ()
@@ -200,11 +201,12 @@ def _judge(program: Program, instance: Instance, world: World, clock: Clock) -> 
     newest = max((at for at in (instance.seen, instance.since) if at is not None), default=clock.now)
     if verdict is None or instance.moved is None or verdict.kind not in SUSPICIOUS:
         return _look(program, instance, clock) if clock.due(newest + SILENCE_S) else (program, instance, ())
-    patience = patience_s(program, instance, program.settings.hang, verdict)
+    patience = patience_s(program, instance, program.settings.hang, verdict, clock)
     suspected = instance.suspected if instance.suspected is not None else instance.since
     if patience is None:
         return _look(program, instance, clock) if clock.due(newest + SILENCE_S) else (program, instance, ())
-    poison = verdict.nature is Nature.SPINNING and memory.endless(program, instance, clock.now) and stuck(program, instance, world)
+    known = verdict.nature is Nature.SPINNING and memory.endless(program, instance, clock.now)
+    poison = known and stuck(program, instance, world, clock)
     proof = max(instance.moved, instance.excused or 0.0) + (min(POISON_S, patience) if poison else patience)
     if not clock.due(proof) or (instance.evidence is None and not clock.due(suspected + EVIDENCE_S)):
         return _look(program, instance, clock) if clock.due(newest + SILENCE_S) else (program, instance, ())
@@ -285,7 +287,8 @@ def _report(program: Program, instance: Instance, clock: Clock) -> tuple[Program
         return program, instance
     if instance.evidence is None and not clock.due(instance.suspected + REPORT_S):
         return program, instance
-    because = instance.verdict.because if instance.verdict is not None else "it does not answer"
+    verdict = instance.verdict
+    because = verdict.because if verdict is not None and verdict.kind in SUSPICIOUS | EXCUSED else "it does not answer"
     text = f"{instance.id} is suspect: {because}" + (f"; {instance.evidence}" if instance.evidence else "")
     return _fact(program, instance, "hang", Severity.WARNING, text), replace(instance, reported=True)
 

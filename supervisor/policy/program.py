@@ -128,7 +128,7 @@ def apply(program: Program, candidate: Candidate, now: float, *, begins: bool = 
 
 
 def hear(program: Program, event: ProgramEvent, now: float) -> Program:
-    """Write down what an event says. Of an instance that is gone it changes nothing."""
+    """Write down what an event says. Of an instance that is gone it changes nothing, but for why it is."""
     match event:
         case Preflighted():
             return builds.preflighted(program, event, now)
@@ -154,7 +154,9 @@ def hear(program: Program, event: ProgramEvent, now: float) -> Program:
             return replace(program, signals=(*program.signals, event.signal))
         case _:
             known = next((i for i in program.instances if i.id == event.id), None)
-            return program if known is None else _hear_instance(program, known, event, now)
+            if known is not None:
+                return _hear_instance(program, known, event, now)
+            return escalation.testify(program, event) if isinstance(event, EvidenceTaken) else program
 
 
 def mute(program: Program, now: float, *, muted: bool) -> Program:
@@ -332,7 +334,7 @@ def serve(program: Program, world: World, clock: Clock) -> tuple[Program, tuple[
     since = program.unserved if program.unserved is not None else clock.now
     if not clock.due(since + program.settings.health.start_s) or (program.incident is not None and "down" in program.incident.told):
         return program, ()
-    text = f"no instance of {program.settings.name} is ready, for {spell(clock.now - since)} now"
+    text = f"no instance of {program.settings.name} was ready for {spell(clock.now - since)}"
     return fact(note(program, "program.down", text), "down", Severity.CRITICAL, text), ()
 
 

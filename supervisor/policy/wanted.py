@@ -21,6 +21,7 @@ from supervisor.model import (
     Verdict,
     Wanted,
 )
+from supervisor.policy.clock import Clock
 
 SUSPICIOUS = frozenset({Kind.SUSPECT, Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED, Kind.STOPPED})
 HUNG = frozenset({Kind.SPINNING, Kind.LOCKED, Kind.BLOCKED})
@@ -28,7 +29,9 @@ MOVING = frozenset({Kind.HEALTHY, Kind.BUSY, Kind.OVERLOADED, Kind.LEAKING})
 EXCUSED = frozenset({Kind.STARVED, Kind.UNINTERRUPTIBLE})
 
 COMPANY = 1.5  # patience, once others lived beside it: they compete for the processors
-SERVED = 3.0  # patience while another serves or starts: nobody waits for this one
+SERVED = 3.0  # patience while another serves or is about to: nobody waits for this one
+BOOTS = 2.0  # times the last boot: beside a suspect that spins, and on a host that is busy, it takes longer than alone
+LATE_BOOTS = 4.0  # times the last boot: a relief that takes so long was hung itself by a request, before it ever answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +118,26 @@ def excused(program: Program, instance: Instance) -> bool:
     return program.outside is not None and instance.state is State.SUSPECT and instance.peer == program.outside.peer
 
 
-def stuck(program: Program, instance: Instance, world: World) -> bool:
-    """Whether nobody serves, nobody starts, and nobody can be started: then this suspect holds all that customers could have."""
-    if any(i.state in (State.READY, State.STARTING) for i in program.instances):
+def serves_soon(program: Program, instance: Instance, clock: Clock) -> bool:
+    """Whether it serves, or starts and has not taken much longer for it than the last one did: a request may hang it before it answers."""
+    if instance.state is not State.STARTING:
+        return instance.state is State.READY
+    usual_s = max(program.settings.hang.suspect_s, BOOTS * program.boot_s)
+    return not program.boot_s or not clock.due(instance.spawned + usual_s)
+
+
+def start_limit_s(program: Program, instance: Instance) -> float:
+    """Seconds that it has to become ready. A relief while nobody serves has less, where it is known how long that build takes to boot."""
+    good = program.good
+    if not instance.relief or ready(program) or not program.boot_s or good is None or instance.build != good.number:
+        return instance.start_s
+    doubled = max(1.0, instance.start_s / program.settings.health.start_s)
+    return min(instance.start_s, max(program.settings.hang.certain_s, LATE_BOOTS * program.boot_s) * doubled)
+
+
+def stuck(program: Program, instance: Instance, world: World, clock: Clock) -> bool:
+    """Whether nobody serves, nobody is about to, and nobody can be started: then this suspect holds all that customers could have."""
+    if any(serves_soon(program, i, clock) for i in program.instances):
         return False
     full = len(program.instances) >= ceiling(program, world) or len(program.reliefs) >= program.settings.relief.budget
     return full or not instance.room
@@ -170,13 +190,13 @@ def may_leave(program: Program, world: World) -> bool:
     return world.hurried or all(gone(other) for other in dependents(program, world) if not wanted(other, world))
 
 
-def patience_s(program: Program, instance: Instance, hang: HangSettings, verdict: Verdict) -> float | None:
+def patience_s(program: Program, instance: Instance, hang: HangSettings, verdict: Verdict, clock: Clock) -> float | None:
     """Seconds without any movement after which this verdict is a proof; None: never (`blocked = "off"`)."""
     base_s = hang.certain_s if verdict.nature in (Nature.SPINNING, Nature.LOCKED) else hang.blocked_s
     if base_s is None:
         return None
     others = [other for other in program.instances if other.id != instance.id]
-    if any(other.state in (State.READY, State.STARTING) for other in others):
+    if any(serves_soon(program, other, clock) for other in others):
         return base_s * SERVED
     since = instance.suspected if instance.suspected is not None else instance.since
     companions = bool(others) or any(at >= since for at in program.reliefs)

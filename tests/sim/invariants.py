@@ -482,6 +482,8 @@ def _unjust_start(server: Server, instance: Instance, program: Program, turn: Tu
         return f"it answers, and this very look says so: {look.verdict.because}"
     slow = ledger.slow[instance.id]
     limit_s = max(program.settings.health.start_s * min(2**slow, SLOW_START_LIMIT), instance.start_s or 0.0)
+    if instance.relief and program.boot_s and not _ready(program):
+        limit_s = min(limit_s, max(program.settings.hang.certain_s, 4.0 * program.boot_s) * min(2**slow, SLOW_START_LIMIT))
     if turn.now - instance.spawned < limit_s - EPSILON_S:
         return f"it boots for {turn.now - instance.spawned:.1f} s, and has {limit_s:.1f} s"
     return ""
@@ -503,7 +505,7 @@ def _unjust_hang(kill: Kill, server: Server, instance: Instance, program: Progra
     if base_s is None:
         return 'it is blocked, and hang.blocked = "off"'
     others = [i for i in turn.before.programs[program.settings.name].instances if i.id != kill.id]
-    patience_s = base_s * (3.0 if any(i.state in (State.READY, State.STARTING) for i in others) else 1.0)
+    patience_s = base_s * (3.0 if any(_serves_soon(i, program, now) for i in others) else 1.0)
     if poison and look.verdict.nature is Nature.SPINNING:
         patience_s = min(POISON_S, patience_s)
     moved = max(server.still_since(look.at), ledger.excused.get(kill.id, 0.0))
@@ -514,13 +516,19 @@ def _unjust_hang(kill: Kill, server: Server, instance: Instance, program: Progra
     return ""
 
 
+def _serves_soon(instance: Instance, program: Program, now: float) -> bool:
+    """Whether it serves, or starts and is not much later than the last one was."""
+    usual_s = max(program.settings.hang.suspect_s, 2.0 * program.boot_s) if program.boot_s else math.inf
+    return instance.state is State.READY or (instance.state is State.STARTING and now < instance.spawned + usual_s)
+
+
 def _poison(id: InstanceId, program: Program, turn: Turn, ledger: Ledger) -> bool:
     """Whether it loops where a loop was proven before that never ended by itself, and holds all that could serve."""
     met = ledger.of(id)
     if met is None or not met.proven or met.passed:
         return False
     others = [i for i in turn.before.programs[id.program].instances if i.id != id]
-    if any(i.state in (State.READY, State.STARTING) for i in others):
+    if any(_serves_soon(i, program, turn.now) for i in others):
         return False
     full = len(others) + 1 >= target(program, turn.after) + program.settings.relief.extra
     reliefs = [at for at in turn.before.programs[id.program].reliefs if turn.now - at < RELIEF_WINDOW_S + EPSILON_S]

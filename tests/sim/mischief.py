@@ -22,6 +22,7 @@ from supervisor.model import (
     Wanted,
 )
 from supervisor.policy import releases
+from supervisor.policy.outside import TRY_AGAIN_S
 from tests.sim.plan import COUPON, LINKS, PEOPLE, bad_behaviour
 from tests.sim.servers import LOCK, RETRIES, Phase, Request, Server, Site, Sort
 from tests.sim.world import Config, World, release_of
@@ -340,7 +341,8 @@ class Calm:
         hang, restart = settings.hang, settings.restart
         patience_s = 3 * max(hang.certain_s, hang.blocked_s or 0.0)
         calm_s = 4 * restart.limit_s + 2 * restart.healthy_s + restart.window_s
-        return 16 * settings.health.start_s + patience_s + 2 * settings.grace_s + calm_s
+        lonely_s = (settings.instances + settings.relief.extra) * TRY_AGAIN_S if hang.blocked_s else 0.0  # all waited for one peer
+        return 16 * settings.health.start_s + patience_s + 2 * settings.grace_s + calm_s + lonely_s
 
     def _operate(self) -> None:
         world = self._world
