@@ -183,6 +183,16 @@ def test_starved_host_is_no_hang() -> None:
     assert "load 8.1 on 2 processors" in found.verdict.because
 
 
+def test_a_suspect_that_nobody_asks_any_more_is_not_healthy_for_want_of_samples() -> None:
+    """Its customers gave up, and of late there was no look at its threads: it may loop still."""
+    left = {"asked": None, "doubted": NOW - 8.0, "sockets": looked()}
+    assert diagnose(window(8.0, **left)).verdict.kind is Kind.SUSPECT
+    old = tuple(each for each in trees(9.0, run=0.99, state="R", place="") if each.at <= NOW - 2.1)
+    light = tree(NOW)
+    recent = (replace(light, processes=tuple(replace(each, threads=()) for each in light.processes)),)
+    assert diagnose(window(8.0, trees=(*old, *recent), **left)).verdict.kind is Kind.UNKNOWN
+
+
 def test_a_starved_host_excuses_no_loop_that_has_had_more_of_the_processor_than_any_work_needs() -> None:
     """12 s of it: at a quarter of a core in 48 s. A host is often starved by the loops themselves."""
     starved = trees(60, run=0.24, delay=0.70, state="R", place="")

@@ -17,6 +17,7 @@ from supervisor.model import (
     Effect,
     EscalationStep,
     Event,
+    EvidenceTaken,
     Exited,
     Fleet,
     HoldAsked,
@@ -132,6 +133,16 @@ def test_a_crash_beside_one_that_serves_is_recorded_and_told_to_nobody() -> None
     there.start(3)
     assert told(there.wait_until(140.0)) == []
     assert there.of().incident is None
+
+
+def test_why_one_that_is_gone_crashed_stands_in_the_incident_and_of_another_does_not() -> None:
+    there = host()
+    crash(there, 1, 100.0)
+    there.take(EvidenceTaken(InstanceId("store", 9), "of nobody", where="elsewhere"))
+    there.take(EvidenceTaken(ONE, "KeyError: 'id' in shop.py:3 cart()", where="KeyError: 'id' in shop.py:3 cart()"))
+    incident = there.of().incident
+    assert incident is not None
+    assert (incident.evidence, incident.cause) == (("store:1",), "KeyError: 'id' in shop.py:3 cart()")
 
 
 def test_a_crash_of_the_last_one_that_serves_is_told_although_one_before_was_not() -> None:

@@ -242,6 +242,46 @@ def test_beside_another_the_patience_is_three_times_as_long() -> None:
     assert host.states()[1] is State.KILLING
 
 
+def test_a_relief_that_takes_far_longer_than_its_kind_to_boot_serves_nobody() -> None:
+    """A request may hang it before it answered anything: it shortens the patience like any other, and is given up while nobody serves."""
+    host = Host(program())
+    host.start(1)
+    host.take(Exited(InstanceId("store", 1), 1, 0), at=100.0)
+    host.now = 100.5
+    host.start(2)  # it boots in half a second
+    host.now = 200.0
+    host.look(2, Kind.SUSPECT, 1.1)
+    host.take(Spawned(InstanceId("store", 3), 103, 1))
+    host.take(EvidenceTaken(InstanceId("store", 2), "spins"))
+    host.now = 210.0
+    host.look(3, Kind.STARTING, 0.0)
+    host.now = 210.1
+    host.look(3, Kind.STARTING, 0.0)
+    assert host.states() == {2: State.SUSPECT, 3: State.KILLING}, "10 s are twenty times its boot"
+    host.take(Exited(InstanceId("store", 3), -9, 0), at=210.2)
+    host.wait_until(212.0)
+    host.take(Spawned(InstanceId("store", 4), 104, 1))
+    host.now = 215.0
+    host.look(2, Kind.SPINNING, 16.1)
+    assert host.states()[2] is State.KILLING, "one that is late shortens the patience"
+
+
+def test_a_relief_that_boots_slowly_beside_one_that_serves_has_all_its_time() -> None:
+    host = Host(program(instances=2))
+    host.start(1)
+    host.start(2)
+    host.take(Exited(InstanceId("store", 1), 1, 0), at=100.0)
+    host.now = 100.5
+    host.start(3)
+    host.now = 200.0
+    host.look(2, Kind.SUSPECT, 1.1)
+    host.take(Spawned(InstanceId("store", 4), 104, 1))
+    for at in (210.5, 240.0, 259.0):
+        host.now = at
+        host.look(4, Kind.STARTING, 0.0)
+    assert host.states()[4] is State.STARTING
+
+
 def test_alone_the_patience_is_certain_and_an_old_look_is_no_proof() -> None:
     host = hung(extra=0)
     old = Looked(InstanceId("store", 1), 109.0, 98.9, Verdict(Kind.SPINNING, "seen", 98.9, nature=Nature.SPINNING))

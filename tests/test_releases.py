@@ -67,6 +67,22 @@ def test_a_suspect_on_trial_that_ends_unproven_loses_the_trial_once_its_patience
     assert standings(host)[-1] == ("r2", Standing.FAILED if lost else Standing.TRIED)
 
 
+def test_what_was_proposed_of_a_release_that_fails_meanwhile_is_not_taken_up() -> None:
+    """Its settings were changed, and the preflight was under way: it would be tried again, and nobody asks for that now."""
+    host = deployed(shop())
+    changed = linked("r2").programs[0]
+    launch = replace(changed.settings.launch, umask=0o077, preflight=(("true",),))
+    host.take(Applied((replace(changed, settings=replace(changed.settings, launch=launch)),)), at=150.0)
+    assert host.of().proposed is not None
+    hang(host, 2, 200.0)
+    host.start(3)
+    host.wait_until(231.0)
+    host.take(Exited(InstanceId("store", 2), 0))
+    assert standings(host)[-1] == ("r2", Standing.FAILED)
+    assert host.of().proposed is None
+    assert host.of().build.release == "r1"
+
+
 def test_only_the_newest_releases_are_kept_and_their_numbers_go_on() -> None:
     host = shop()
     for number in range(2, releases.KEPT + 5):
