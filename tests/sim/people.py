@@ -97,9 +97,9 @@ def hear(turn: Turn, people: People) -> None:
                     people.unmuted[name] = now
                 people.muted[name] = name in event.programs
         case AckAsked():
-            for known in (people.open.get(event.incident),):
-                if known is not None:
-                    known.acknowledged = True
+            for name, program in turn.before.programs.items():
+                if program.incident is not None and program.incident.number == event.incident:
+                    people.open.setdefault(event.incident, Open(name)).acknowledged = True  # also where nobody was told of it yet
         case _:
             _hear_command(event, people)
 
