@@ -65,7 +65,7 @@ def _start(program: Program, build: Build, now: float, *, relief: bool) -> tuple
         state=State.STARTING,
         since=now,
         spawned=now,
-        start_s=history.start_s(program),
+        start_s=history.start_s(program, build if relief else None),
         relief=relief,
     )
     program = replace(

@@ -10,6 +10,7 @@ import zlib
 
 from supervisor.model import (
     Blame,
+    Build,
     Exited,
     Instance,
     Program,
@@ -22,12 +23,13 @@ from supervisor.model import (
 )
 from supervisor.policy import memory
 from supervisor.policy.values import replace
-from supervisor.policy.wanted import SERVED, release
+from supervisor.policy.wanted import SERVED, ready, release
 from supervisor.policy.words import fact, note, spell
 
 STEP_S = 0.5  # the first restart after an unhealthy run waits this long, each further one twice the last
 JITTER = 0.2  # so that many hosts that failed together do not start together
 SLOWEST = 64  # an attempt so late that only `limit` counts
+LATE_BOOTS = 4.0  # times the last boot: a relief boots beside a loop, maybe on a busy host; what takes longer will not come
 SLOW_STARTS = 3  # the time to become ready is doubled for each such start in a row, up to 2**3 times
 
 
@@ -53,9 +55,16 @@ def next_start(program: Program) -> float | None:
     return program.failed + backoff_s(program.settings.restart, attempt, f"{program.settings.name}:{program.started}")
 
 
-def start_s(program: Program) -> float:
-    """Seconds that an instance spawned now has to become ready."""
-    return program.settings.health.start_s * (1 << min(program.slow_starts, SLOW_STARTS))
+def start_s(program: Program, relief: Build | None = None) -> float:
+    """Seconds that an instance spawned now has to become ready.
+
+    relief  the build of a relief. It may take a request that hangs it before it ever answered: while nobody serves, one of a build that
+            was trusted has only some times as long as the last boot took
+    """
+    limit_s = program.settings.health.start_s
+    if relief is not None and relief == program.good and program.boot_s and not ready(program):
+        limit_s = min(limit_s, max(program.settings.hang.certain_s, LATE_BOOTS * program.boot_s))
+    return limit_s * (1 << min(program.slow_starts, SLOW_STARTS))
 
 
 def healthy_run(program: Program, instance: Instance, now: float) -> bool:

@@ -46,7 +46,6 @@ from supervisor.policy.wanted import (
     hands_off,
     left_alone,
     patience_s,
-    start_limit_s,
     stuck,
     suspects,
 )
@@ -134,7 +133,7 @@ def _starting(program: Program, instance: Instance, clock: Clock) -> Settled:
     if instance.pid is not None and not instance.opened:
         program = note(program, "instance.started", _birth(program, instance))
         return program, replace(instance, opened=True), (Open(instance.id),)
-    limit_s = start_limit_s(program, instance)
+    limit_s = instance.start_s
     deadline = instance.spawned + limit_s
     if hands_off(program) or not clock.due(deadline):
         return program, instance, ()

@@ -31,7 +31,6 @@ EXCUSED = frozenset({Kind.STARVED, Kind.UNINTERRUPTIBLE})
 COMPANY = 1.5  # patience, once others lived beside it: they compete for the processors
 SERVED = 3.0  # patience while another serves or is about to: nobody waits for this one
 BOOTS = 2.0  # times the last boot: beside a suspect that spins, and on a host that is busy, it takes longer than alone
-LATE_BOOTS = 4.0  # times the last boot: a relief that takes so long was hung itself by a request, before it ever answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +123,6 @@ def serves_soon(program: Program, instance: Instance, clock: Clock) -> bool:
         return instance.state is State.READY
     usual_s = max(program.settings.hang.suspect_s, BOOTS * program.boot_s)
     return not program.boot_s or not clock.due(instance.spawned + usual_s)
-
-
-def start_limit_s(program: Program, instance: Instance) -> float:
-    """Seconds that it has to become ready. A relief while nobody serves has less, where it is known how long that build takes to boot."""
-    good = program.good
-    if not instance.relief or ready(program) or not program.boot_s or good is None or instance.build != good.number:
-        return instance.start_s
-    doubled = max(1.0, instance.start_s / program.settings.health.start_s)
-    return min(instance.start_s, max(program.settings.hang.certain_s, LATE_BOOTS * program.boot_s) * doubled)
 
 
 def stuck(program: Program, instance: Instance, world: World, clock: Clock) -> bool:

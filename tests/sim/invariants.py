@@ -482,8 +482,8 @@ def _unjust_start(server: Server, instance: Instance, program: Program, turn: Tu
         return f"it answers, and this very look says so: {look.verdict.because}"
     slow = ledger.slow[instance.id]
     limit_s = max(program.settings.health.start_s * min(2**slow, SLOW_START_LIMIT), instance.start_s or 0.0)
-    if instance.relief and program.boot_s and not _ready(program):
-        limit_s = min(limit_s, max(program.settings.hang.certain_s, 4.0 * program.boot_s) * min(2**slow, SLOW_START_LIMIT))
+    if instance.relief:  # of a build that boots faster it is given up sooner, when it was started while nobody served
+        limit_s = min(limit_s, max(instance.start_s, program.settings.hang.certain_s * min(2**slow, SLOW_START_LIMIT)))
     if turn.now - instance.spawned < limit_s - EPSILON_S:
         return f"it boots for {turn.now - instance.spawned:.1f} s, and has {limit_s:.1f} s"
     return ""
