@@ -30,7 +30,7 @@ from supervisor.alerts.reasons import HELD_S, Reasons
 from supervisor.control.backend import Reading, Story
 from supervisor.control.server import Server, ServerError
 from supervisor.control.views import About, Channel, Vitals, plan
-from supervisor.inheritance import inherit, instance_name, sockets_name
+from supervisor.inheritance import Heir, instance_name, sockets_name
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism import launch, priority, reap, release
 from supervisor.mechanism.adoption import Survivor
@@ -244,8 +244,8 @@ class Daemon:
 
     async def _adopt(self, records: tuple[Record, ...]) -> None:
         """Go on where a dead supervisor stopped: its instances live on, and become ours."""
-        kept, configured = inherited(self._environ), self._settings.programs
-        left = await inherit(records, kept, self._fleet, configured, self._boot, self._lanes["read"], self._warn)
+        heir = Heir(self._fleet, self._settings.programs, self._boot, self._lanes["read"], self._warn)
+        left = await heir.inherit(records, inherited(self._environ))
         for name, fds in left.unclaimed.items():
             self._systemd.unstore(name)
             for fd in fds:

@@ -40,74 +40,69 @@ class Inheritance:
         return frozenset(id for id, found in self.living.items() if found.unborn)
 
 
-async def inherit(
-    records: tuple[Record, ...],
-    kept: Mapping[str, tuple[int, ...]],
-    fleet: Fleet,
-    configured: tuple[ProgramSettings, ...],
-    boot: str,
-    lane: Lane,
-    warn: Callable[[str], None],
-) -> Inheritance:
-    """Find out what is left.
+@dataclass(frozen=True, slots=True)
+class Heir:
+    """Finds out what is left.
 
-    records     what was written down
-    kept        what the service manager kept, by name
     fleet       what the journal knows of the time before
     configured  the programs as they are configured now
+    boot        what tells this boot of the host from another
+    lane        where the world is asked
     warn        gets a sentence for each instance of which nothing was written down
     """
-    records = await _with_strangers(records, kept, fleet, configured, boot, lane, warn)
-    unclaimed = dict(kept)
-    living: dict[InstanceId, Survivor] = {}
-    sockets: dict[str, tuple[int, ...]] = {}
-    for program in (record.program for record in records):
-        name = program.settings.name
-        for instance in program.instances:
-            if instance.pid is not None:
-                call = (survivor, instance, unclaimed.pop(instance_name(instance.id), ()), program.settings.output.to)
-                living[instance.id] = await lane.run(*call, deadline_s=LOOK_S)
-        sockets[name] = unclaimed.pop(sockets_name(name), ())
-        if not sockets[name] and program.build.launch.sockets:
-            alive = [(i.pid, living[i.id].pidfd) for i in program.instances if i.pid is not None]
-            sockets[name] = await lane.run(listeners, [each for each in alive if each[1] >= 0], deadline_s=LOOK_S)
-    return Inheritance(records, living, sockets, unclaimed)
 
+    fleet: Fleet
+    configured: tuple[ProgramSettings, ...]
+    boot: str
+    lane: Lane
+    warn: Callable[[str], None]
 
-async def _with_strangers(
-    records: tuple[Record, ...],
-    kept: Mapping[str, tuple[int, ...]],
-    fleet: Fleet,
-    configured: tuple[ProgramSettings, ...],
-    boot: str,
-    lane: Lane,
-    warn: Callable[[str], None],
-) -> tuple[Record, ...]:
-    """What was written down, and what only others know, as it could not be: instances that the service manager keeps, numbers given."""
-    named = {instance_name(instance.id) for record in records for instance in record.program.instances}
-    by_name = {record.program.settings.name: record for record in records}
-    for name, fds in kept.items():
-        id = _instance_of(name)
-        if id is None or name in named:
-            continue
-        process = await lane.run(identify, fds, deadline_s=LOOK_S)
-        if process is not None:
-            now = time.monotonic()
-            known = by_name.get(id.program) or Record(boot, now, await _unwritten(id.program, fleet, configured, warn))
-            by_name[id.program] = replace(known, program=join(known.program, id, *process, now))
-            warn(f"{id} (pid {process[0]}) lives, and stands in no handover, as that could not be written: it is taken over")
-    counted = {name: max(record.program.started, fleet.numbers.get(name, 0)) for name, record in by_name.items()}
-    return tuple(replace(r, program=replace(r.program, started=counted[name])) for name, r in by_name.items())
+    async def inherit(self, records: tuple[Record, ...], kept: Mapping[str, tuple[int, ...]]) -> Inheritance:
+        """records: what was written down; kept: what the service manager kept, by name."""
+        records = await self._with_strangers(records, kept)
+        unclaimed = dict(kept)
+        living: dict[InstanceId, Survivor] = {}
+        sockets: dict[str, tuple[int, ...]] = {}
+        for program in (record.program for record in records):
+            name = program.settings.name
+            for instance in program.instances:
+                if instance.pid is not None:
+                    call = (survivor, instance, unclaimed.pop(instance_name(instance.id), ()), program.settings.output.to)
+                    living[instance.id] = await self.lane.run(*call, deadline_s=LOOK_S)
+            sockets[name] = unclaimed.pop(sockets_name(name), ())
+            if not sockets[name] and program.build.launch.sockets:
+                alive = [(i.pid, living[i.id].pidfd) for i in program.instances if i.pid is not None]
+                sockets[name] = await self.lane.run(listeners, [each for each in alive if each[1] >= 0], deadline_s=LOOK_S)
+        return Inheritance(records, living, sockets, unclaimed)
 
+    async def _with_strangers(self, records: tuple[Record, ...], kept: Mapping[str, tuple[int, ...]]) -> tuple[Record, ...]:
+        """What was written down, and what only others know, as it could not be: instances that the service manager keeps, numbers given."""
+        named = {instance_name(instance.id) for record in records for instance in record.program.instances}
+        by_name = {record.program.settings.name: record for record in records}
+        for name, fds in kept.items():
+            id = _instance_of(name)
+            if id is None or name in named:
+                continue
+            process = await self.lane.run(identify, fds, deadline_s=LOOK_S)
+            if process is not None:
+                now = time.monotonic()
+                known = by_name.get(id.program) or Record(self.boot, now, await self._unwritten(id.program))
+                by_name[id.program] = replace(known, program=join(known.program, id, *process, now))
+                self.warn(
+                    f"{id} (pid {process[0]}) lives, and stands in no handover, as that could not be written: it is taken over"
+                )
+        counted = {name: max(record.program.started, self.fleet.numbers.get(name, 0)) for name, record in by_name.items()}
+        return tuple(replace(r, program=replace(r.program, started=counted[name])) for name, r in by_name.items())
 
-async def _unwritten(name: str, fleet: Fleet, configured: tuple[ProgramSettings, ...], warn: Callable[[str], None]) -> Program:
-    """A program of which no handover tells, as it is configured now; what is not configured any more leaves when that is taken up."""
-    settings = next((program for program in configured if program.name == name), None)
-    if settings is None:
-        settings = ProgramSettings(name=name, launch=LaunchSettings(command=(name,)))
-    (place,) = await release.resolve_each([settings.launch], warn)
-    past = fleet.causes.get(name, ()), fleet.releases.get(name, ())
-    return create(Candidate(settings, *place), time.monotonic(), fleet.numbers.get(name, 0), *past, fleet.open.get(name))
+    async def _unwritten(self, name: str) -> Program:
+        """A program of which no handover tells, as it is configured now; what is not configured any more leaves when that is taken up."""
+        settings = next((program for program in self.configured if program.name == name), None)
+        if settings is None:
+            settings = ProgramSettings(name=name, launch=LaunchSettings(command=(name,)))
+        (place,) = await release.resolve_each([settings.launch], self.warn)
+        fleet, candidate = self.fleet, Candidate(settings, *place)
+        past = fleet.causes.get(name, ()), fleet.releases.get(name, ())
+        return create(candidate, time.monotonic(), fleet.numbers.get(name, 0), *past, fleet.open.get(name))
 
 
 # --- the names under which the service manager keeps descriptors; they may hold no colon -----------------------------------------
