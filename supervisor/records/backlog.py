@@ -1,13 +1,14 @@
 """Values on their way to a lane: bounded, taken in batches, and what does not fit is counted.
 
-Any thread may add; the lane's thread takes all that waits at once, and then lets more come together, so that a burst is written in few
-goes: each costs a system call or a transaction, and the loop its turn. Promises that adding never blocks, that the order is kept, and
-that every value was either given to `flush` or counted as lost.
+Any thread may add; the lane's thread takes all that waits at once, and in a long burst it lets more come together, so that this is written
+in few goes: each costs a system call or a transaction, and the loop its turn. What comes alone is written at once. Promises that adding
+never blocks, that the order is kept, and that every value was either given to `flush` or counted as lost.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,7 +16,9 @@ from supervisor.lanes import Lane
 
 T = TypeVar("T")
 
-GATHER_S = 0.02  # from one batch to the next: a value that comes alone is written at once, and nobody sees this of the others
+GATHER_S = 0.02  # from one batch to the next in a burst, once that has had BURST batches within PAUSE_S of each other
+BURST = 16  # far more than what one exit makes: a death of ours loses only what nobody has written yet
+PAUSE_S = 0.1
 
 
 class Backlog(Generic[T]):
@@ -31,6 +34,7 @@ class Backlog(Generic[T]):
         self._lost = 0
         self._asked = False
         self._hurried = threading.Event()
+        self._batches, self._flushed = 0, 0.0  # of the burst, and when the last one was written
 
     def add(self, value: T, *, reserve: int = 0) -> bool:
         """Hand one value over; False: it did not fit, and is counted. `reserve`: how far beyond the limit this one may go."""
@@ -60,4 +64,8 @@ class Backlog(Generic[T]):
                 if not self._asked:
                     return
             self._flush(values, lost)
-            self._hurried.wait(GATHER_S)
+            now = time.monotonic()
+            self._batches = self._batches + 1 if now - self._flushed < PAUSE_S else 1
+            self._flushed = now
+            if self._batches > BURST:
+                self._hurried.wait(GATHER_S)
