@@ -1,4 +1,4 @@
-"""What a later supervisor needs to go on: one file per program, written by the loop itself before the effects are done.
+"""What a later supervisor needs to go on: one file per program, written by the loop itself before the first effect that it must know of.
 
 `<runtime_dir>/handover/<program>.json` holds the program's whole value, the instant of the turn that wrote it, and the boot it belongs to;
 and the newest messages for people, which the journal may not have written yet. Written under another name and renamed, without fsync:
