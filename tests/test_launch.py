@@ -123,16 +123,16 @@ def test_launch_gives_a_process_of_its_own(tmp_path: Path) -> None:
 
 def test_spawn_hands_over_exactly_what_it_is_given() -> None:
     reader, writer = os.pipe()
-    pid = spawn(["/usr/bin/env"], {}, [(writer, 1), (writer, 2)])
+    pid = spawn(["/usr/bin/env"], {}, {1: writer, 2: writer})
     os.close(writer)
     with open(reader, "rb") as said:
         assert said.read() == b"", "no variable of ours"
     assert os.waitpid(pid, 0) == (pid, 0)
     for words, environ in ((["/bin/echo", "a\0b"], {}), (["/bin/echo"], {"A": "b\0"})):
         with pytest.raises(ValueError, match="null"):
-            spawn(words, environ, [])
+            spawn(words, environ, {})
     with pytest.raises(FileNotFoundError):
-        spawn(["/bin/never"], {}, [])
+        spawn(["/bin/never"], {}, {})
 
 
 def test_launch_gives_no_blocked_and_no_ignored_signal() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import math
 import os
 import signal
@@ -23,6 +22,7 @@ from pathlib import Path
 from supervisor.lanes import Lane, LaneError
 from supervisor.mechanism.probes import asked_path
 from supervisor.mechanism.sorry import END_S, FIRST_FD
+from supervisor.mechanism.spawn import spawn
 from supervisor.model import ProgramSettings
 
 START_S = 15.0  # a vfork and an exec: longer is a dead mount
@@ -166,14 +166,14 @@ def _words(settings: ProgramSettings, count: int) -> list[str]:
 
 
 def _copies(fds: Sequence[int]) -> list[int]:
-    """Copies of the sockets that speak HTTP, above all places they are to have in the child: the first one, which http probes are asked
-    on, and those of the same port (IPv4 beside IPv6). Another may speak anything. Raises OSError."""
+    """Copies of the sockets that speak HTTP: the first one, which http probes are asked on, and those of the same port (IPv4 beside IPv6).
+    Another may speak anything. Raises OSError."""
     first = _port(fds[0])
     same = [fd for fd in fds if fd == fds[0] or (first and _port(fd) == first)]
     copies: list[int] = []
     try:
         for fd in same:
-            copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD + len(same)))
+            copies.append(os.dup(fd))
     except OSError:
         for copy in copies:
             os.close(copy)
@@ -195,8 +195,7 @@ def _spawn(words: list[str], sockets: Sequence[int]) -> Answerer:
         os.set_blocking(control, False)
         targets = {0: theirs, 1: null, 2: null} | {FIRST_FD + place: fd for place, fd in enumerate(sockets)}
         environ = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # some Pythons need it to start
-        moves = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in targets.items()]
-        pid = os.posix_spawn(words[0], words, environ, file_actions=moves, setsid=True, setsigmask=())
+        pid = spawn(words, environ, targets)
         return Answerer(pid, os.pidfd_open(pid), control)
     except OSError:
         os.close(control)

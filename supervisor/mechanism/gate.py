@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import grp
 import os
@@ -26,7 +25,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -149,7 +148,7 @@ def start(
             if stdout >= 0:
                 targets |= {1: stdout, 2: stdout}
             targets |= {FIRST_FD + place: socket for place, socket in enumerate(sockets)}
-            pid = spawn(words, clean, _moves(targets, ours))
+            pid = spawn(words, clean, targets)
         except (OSError, ValueError) as problem:
             raise failed(command[0], problem) from None
         kept.callback(_abandon, pid)
@@ -269,16 +268,6 @@ def _setpriv() -> str:
 def _system(tool: str) -> str:
     """The host's own tool, never one on the program's PATH: it runs as root. "" when there is none."""
     return shutil.which(tool, path=SYSTEM_PATH) or ""
-
-
-def _moves(targets: Mapping[int, int], stack: ExitStack) -> Iterator[tuple[int, int]]:
-    """What puts each source at its target. Those that stand among the targets are copied above them first: so no one overwrites another."""
-    above = max(targets) + 1
-    for target, source in targets.items():
-        if source < above:
-            source = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, above)
-            stack.callback(os.close, source)
-        yield source, target
 
 
 def _within_ours(which: int, value: int) -> bool:

@@ -10,10 +10,11 @@ source  posix_spawn(3), posix_spawnattr_setflags(3), posix_spawn_file_actions_ad
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 _OPAQUE_BYTES = 1024  # what the library keeps in one of its own structures: 336 bytes at most in glibc and in musl
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80  # POSIX_SPAWN_*, the same in both
@@ -22,24 +23,31 @@ _slow = ctypes.CDLL(None)  # gives the interpreter's lock back
 _quick = ctypes.PyDLL(None)  # keeps it: giving it back would take longer than the call
 
 
-def spawn(words: Sequence[str], environ: Mapping[str, str], moves: Iterable[tuple[int, int]]) -> int:
+def spawn(words: Sequence[str], environ: Mapping[str, str], targets: Mapping[int, int]) -> int:
     """Start a child in a session of its own, with no signal blocked and none ignored; its pid.
 
-    words   the first is the file's path
-    moves   (a descriptor of ours, its number in the child), done one after the other; none of the first may be among the second
-    raises  OSError; ValueError for a NUL character, which would end a word early
+    words    the first is the file's path
+    targets  a number in the child, and the descriptor of ours that it is to have there
+    raises   OSError; ValueError for a NUL character, which would end a word early
     """
     argv = _strings(words)
     envp = _strings([f"{name}={value}" for name, value in environ.items()])
     actions = ctypes.create_string_buffer(_OPAQUE_BYTES)
+    above = max(targets, default=-1) + 1
+    copies: list[int] = []
     _do(_quick.posix_spawn_file_actions_init, actions)
     try:
-        for ours, theirs in moves:
+        for theirs, ours in targets.items():
+            if ours < above:  # one that stands among the targets is copied above them: so no one overwrites another
+                ours = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, above)
+                copies.append(ours)
             _do(_quick.posix_spawn_file_actions_adddup2, actions, ours, theirs)
         pid = ctypes.c_int()
         _do(_slow.posix_spawn, ctypes.byref(pid), argv[0], actions, _attributes(), argv, envp)
     finally:
         _quick.posix_spawn_file_actions_destroy(actions)
+        for copy in copies:
+            os.close(copy)
     return pid.value
 
 
