@@ -7,7 +7,6 @@ on a port of its own, with customers of its own. What the operator runs is not t
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from supervisor.commands.drill_faults import COME_S, FAULTS, Fault, play
 from supervisor.commands.drill_kept import Drill
 from supervisor.commands.drill_shadow import folder, free_port, marked, running
 from supervisor.commands.drill_voices import Voices, voices
-from supervisor.commands.screen import remark, say, say_json, spell, table
+from supervisor.commands.screen import remark, say, say_json, spell, table, typed
 from supervisor.control.client import find_config
 
 
@@ -133,7 +132,7 @@ def _keep(state_dir: str, where: Path, card: Mapping[str, str], measured: Sequen
 
 
 def _say_where(kept: Drill | None, config: str | None) -> None:
-    option = f" --config {shlex.quote(config)}" if config else ""
+    option = typed(config)
     if kept is None:
         remark("not kept: there is no configuration whose state_dir can be written")
     elif not kept.incidents():

@@ -5,14 +5,13 @@ What is past is read from the journal's file where no daemon answers.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from supervisor.commands.daemon import connect
 from supervisor.commands.releases import who
-from supervisor.commands.screen import clock_time, remark, safe, say, say_json, spell, table
+from supervisor.commands.screen import clock_time, remark, safe, say, say_json, spell, table, typed
 from supervisor.commands.which import Which
 from supervisor.control.client import Client, Refusal, Unanswered
 from supervisor.control.messages import REFUSED
@@ -69,7 +68,7 @@ def incident(config: str | None, which: str, lines: int, as_json: bool) -> int:
     if as_json:
         say_json(found)
     else:
-        for line in _page(found, lines, f" --config {shlex.quote(config)}" if config else ""):
+        for line in _page(found, lines, typed(config)):
             say(line)
     return 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -130,6 +131,11 @@ def _fitting(head: Sequence[str], widths: Sequence[int], spared: Sequence[str], 
 def _width(widths: Iterable[int]) -> int:
     columns = list(widths)
     return sum(columns) + len(GAP) * (len(columns) - 1)
+
+
+def typed(config: str | None) -> str:
+    """What the next command needs to find the same configuration: as it was typed for this one, "" where it was not."""
+    return f" --config {shlex.quote(config)}" if config else ""
 
 
 def spell(seconds: float) -> str:
