@@ -58,13 +58,13 @@ def measure() -> Report:
         await_answer(other_port, "/health")
         instance, daemon = int(reviver.instances()[0]["pid"]), int(reviver.status()["daemon"]["pid"])
         time.sleep(SETTLE_S)
-        watched, alone = [], []
-        for number in range(TURNS):
-            for ours in (number % 2 == 0, number % 2 == 1):  # each is first in every second pair
-                if ours:
-                    watched.append(_turn(port, instance, {daemon, reviver.pid}))
-                else:
-                    alone.append(_turn(other_port, other.pid, set()))
+        watched: list[Turn] = []
+        alone: list[Turn] = []
+        pair = [(watched, port, instance, {daemon, reviver.pid}), (alone, other_port, other.pid, set())]
+        for _ in range(TURNS):
+            for taken, at, server_pid, supervisor in pair:
+                taken.append(_turn(at, server_pid, supervisor))
+            pair.reverse()  # each is first in every second pair
     falls = [100 * (1 - ours.rate / theirs.rate) for ours, theirs in zip(watched, alone, strict=True)]
     shares = [100 * ours.supervisor / (os.cpu_count() or 1) for ours in watched]
     low, high = _sure(falls)
