@@ -115,8 +115,11 @@ def test_a_dead_database_under_two_instances_is_named_and_nobody_is_killed_for_i
         with Supervised(tmp_path, settings) as daemon:
             for _ in range(2):
                 daemon.until("instance.ready")
+            # they stand in the queue while the database answers: so each instance accepts one of them, and no probe in its place
+            asking = [customers.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(4)]
             process.send_signal(signal.SIGSTOP)
-            asking = [customers.enter_context(customer(port)) for _ in range(4)]
+            for each in asking:
+                each.sendall(b"GET /checkout HTTP/1.0\r\n\r\n")
             told = daemon.until("program.waits_outside")
             assert f"127.0.0.1:{at}" in told["text"]
             assert f"127.0.0.1:{at}" in daemon.ask("explain", "store").stdout

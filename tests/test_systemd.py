@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from supervisor import notify
@@ -322,7 +323,6 @@ SCRIPT = os.environ.get("SYSTEMD_BOX", "")
 GROUP = "/sys/fs/cgroup/system.slice/reviver.service"
 WATCHDOG_S = 2  # a drop-in's: the unit's own is longer than a test may wait
 SOON_S = 20.0
-BOOT = "/proc/sys/kernel/random/boot_id"
 STALE = "/var/lib/stale"  # a handover that outlived its boot, as in a runtime directory on disk
 
 CONFIG = """
@@ -383,6 +383,12 @@ class Box:
         while self.try_("sh", "-c", *words) != 0:
             assert time.monotonic() < deadline, f"{words} failed for {SOON_S} s: {self.journal()}"
             time.sleep(0.1)
+
+    def leader(self) -> psutil.Process:
+        """Its PID 1, as this host sees it: beneath systemd-nspawn, which a keeper starts."""
+        (nspawn,) = psutil.Process(int((self.directory / "keeper").read_text())).children()
+        (first,) = nspawn.children()
+        return first
 
     def shown(self, key: str) -> str:
         return self.run("systemctl", "show", "reviver", "--property", key, "--value")
@@ -495,9 +501,10 @@ def reboots(box: Box, reviver: str) -> None:
 
 def reboot(box: Box, reviver: str, *how: str) -> None:
     """Reboot the box, and wait until all is ready again, each under a number that nobody had before."""
-    before, boot = instances(box, reviver), box.run("cat", BOOT)
+    before, leader = instances(box, reviver), box.leader()
     box.said("systemctl", "reboot", *how)
-    box.until(f"test $(cat {BOOT}) != {boot} && curl -sf http://127.0.0.1/health")
+    leader.wait(SOON_S)  # whoever enters the box while it goes down may never come back
+    box.until("curl -sf http://127.0.0.1/health")
     until_ready(box, reviver, {"store", "humble", "added"})
     assert not before.keys() & instances(box, reviver).keys()
 
