@@ -137,6 +137,21 @@ def test_what_was_rotated_is_compressed_also_after_a_death_in_between(room: Room
     assert b"".join(tail(str(room.log_dir), "store", Wanted(1000))) == old + new
 
 
+@pytest.mark.parametrize("settings", [PLAIN, OutputSettings(rotate_bytes=8, compress=False)])
+def test_what_a_death_left_in_a_pipe_is_not_doubled_by_a_sibling_nor_by_a_rotation(room: Room, settings: OutputSettings) -> None:
+    """The last four bytes of the file are in the pipe of the second instance as well; the first one has its turn before it."""
+    room.log_dir.mkdir()
+    room.path.write_bytes(b"one\ntwo\n")
+    os.setxattr(room.path, logfiles.NOTE, b"%.3f 2 4" % time.time())
+    for number, waits in ((1, b"other\n"), (2, b"two\nthree\n")):
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.write(writer, waits)
+        room.outputs.attach(InstanceId("store", number), reader, settings)
+        room.writers.append(writer)
+    room.close()
+    assert sorted(room.all().splitlines()) == [b"one", b"other", b"three", b"two"]
+
+
 def test_a_gap_that_a_death_left_in_the_numbers_is_filled(room: Room) -> None:
     room.log_dir.mkdir()
     for number in (1, 3):

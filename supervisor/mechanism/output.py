@@ -260,18 +260,20 @@ class Outputs:
                 other.unseen = 0
         if sink.writer is not None and sink.writer is not source:
             self._recall(sink.writer)
-        behind = file.writer != source.id.number and not file.ends_line()
+        # of its last writer the line may stand open, or the end of it in the pipe as well: its turn comes first
+        behind = file.writer != source.id.number and (file.marked >= 0 or not file.ends_line())
         if (behind or file.room <= 0) and not self._glass.look(source.fd):
             return self._end(source)
         if behind:
             if self._holds(source, now):
                 return source.held
-            file.put(b"\n")
+            if not file.ends_line():
+                file.put(b"\n")
         source.held = 0.0
-        if file.room <= 0 and (file.ends_line() or file.room < -LINE_BYTES):
-            self._rotate(source, now)
         if file.marked >= 0:
             self._forget(source)
+        if file.room <= 0 and (file.ends_line() or file.room < -LINE_BYTES):
+            self._rotate(source, now)
         file.sign(source.id.number)
         before = file.position
         taken = self._transfer(source, now)
